@@ -1,0 +1,40 @@
+# Everything sets itself up in .venv, from Python alone. PYTHON names another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test test-all lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      one bundled subject, the whole job, on this machine"
+	@echo "make test      the tests (minutes)        make test-all   the slow ones too"
+	@echo "make lint      ruff and mypy              make bench      speed on this machine"
+
+# torch first and by its exact version, so that pip does not fetch another build for a dependency
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)
+
+demo: setup
+	$(BIN)/rpo demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow" --cov=rpo --cov-report=term --cov-fail-under=85
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,0 +1,187 @@
+"""Where a model's name leads: the embedded emojiland, a folder, or the hub's local cache.
+
+Nothing is downloaded here. A hub model that is not on this machine is an error that says which
+command fetches it, so that a run never starts a transfer of gigabytes unasked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
+from pathlib import Path
+from typing import Literal, get_args
+
+from rpo.errors import UserError
+
+Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino"]
+
+EMBEDDED = "emojiland"
+_ASSETS = Path(__file__).parent / "assets"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# What an encoder of the hub is used for, by the model_type of its config.json.
+_ENCODER_KINDS: dict[str, Kind] = {
+    "align": "reward",
+    "clip": "judge-clip",
+    "dinov2": "judge-dino",
+    "vit": "judge-dino",
+}
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model that works without the network: the `name` to pass, its `path`, `size` in bytes."""
+
+    name: str
+    kind: Kind
+    path: Path
+    size: int
+
+
+def default_reward(model: str) -> str:
+    """The reward model that suits a base model; the paper's is ALIGN."""
+    return EMBEDDED if model == EMBEDDED else "kakaobrain/align-base"
+
+
+def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
+    """The folder of a model: "emojiland", a folder, or "org/name" in the hub's local cache.
+
+    Raises UserError, with the remedy, for a name that leads nowhere and for a folder that is not
+    a complete model of this `kind` with safetensors weights; ValueError for an unknown kind.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+    name = str(name)
+    if name == EMBEDDED:
+        folder = _ASSETS / EMBEDDED / kind
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: this installation lacks the embedded model; reinstall rpo, "
+                "or name a model of your own"
+            )
+    else:
+        folder = Path(expanduser(name))
+        if folder.is_file():
+            raise UserError(
+                f"{name}: a file, not a model folder; open a single-file checkpoint with "
+                "diffusers' from_single_file and save_pretrained it to a folder"
+            )
+        if not folder.is_dir():
+            folder = _cached_or_refuse(name, kind)
+    _refuse_incomplete(folder, kind)
+    return folder
+
+
+def installed_models() -> list[InstalledModel]:
+    """The embedded models, then those of the hub's cache, by name; no incomplete ones."""
+    return [*_embedded(), *sorted(_cached(), key=lambda model: model.name.lower())]
+
+
+def _embedded() -> Iterator[InstalledModel]:
+    for kind in get_args(Kind):
+        folder = _ASSETS / EMBEDDED / kind
+        if folder.is_dir():
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            yield InstalledModel(EMBEDDED, kind, folder, size)
+
+
+def _cached() -> Iterator[InstalledModel]:
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return
+    for repo in repos:
+        if repo.repo_type != "model":
+            continue
+        try:
+            if folder := _snapshot(repo.repo_id, "pipeline"):
+                kind: Kind = "pipeline"
+            elif folder := _snapshot(repo.repo_id, "reward"):
+                kind = _ENCODER_KINDS[_json(folder / "config.json")["model_type"]]
+            else:
+                continue
+            _refuse_incomplete(folder, kind)
+        except (KeyError, UserError):  # no encoder that can be used, or not usable
+            continue
+        yield InstalledModel(repo.repo_id, kind, folder, repo.size_on_disk)
+
+
+def _cached_or_refuse(name: str, kind: Kind) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        near = difflib.get_close_matches(name, [EMBEDDED])
+        remedy = f"did you mean {near[0]}?" if near else "name an existing folder or a hub id"
+        raise UserError(f"{name}: no such model folder; {remedy}")
+    folder = _snapshot(name, kind)
+    if folder is None:
+        raise UserError(
+            f"{name}: neither a folder nor in the model cache of this machine; fetch it with "
+            f"`{_download_command(name, kind)}`, or give the path of a folder that holds it"
+        )
+    return folder
+
+
+def _snapshot(hub_id: str, kind: Kind) -> Path | None:
+    """The folder of the hub's cache that holds `hub_id`, if it has the file that marks `kind`."""
+    # Imported here because it is slow, and not needed for a model that lies in a folder.
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        marker = try_to_load_from_cache(hub_id, _marker(kind), constants.HF_HUB_CACHE)
+    except HFValidationError:  # no id that the hub could have
+        return None
+    return Path(marker).parent if isinstance(marker, str) else None
+
+
+def _download_command(hub_id: str, kind: Kind) -> str:
+    """Fetches what is read and no more: a Stable Diffusion repository holds its weights 8 times."""
+    weights = "*/*.safetensors" if kind == "pipeline" else "*.safetensors"
+    command = f"hf download {hub_id}"
+    for pattern in ("*.json", "*.txt", weights):
+        command += f' --include "{pattern}"'
+    return command + ' --exclude "*.fp16.*" --exclude "*non_ema*"' * (kind == "pipeline")
+
+
+def _marker(kind: Kind) -> str:
+    return "model_index.json" if kind == "pipeline" else "config.json"
+
+
+def _refuse_incomplete(folder: Path, kind: Kind) -> None:
+    """Raises UserError unless `folder` holds the marker file of its kind and all its weights."""
+    marker = folder / _marker(kind)
+    if not marker.is_file():
+        what = "diffusers pipeline" if kind == "pipeline" else "transformers encoder"
+        inner = next(iter(sorted(folder.glob(f"*/{marker.name}"))), None)
+        remedy = f"did you mean {inner.parent}?" if inner else f"name the folder of a {what}"
+        raise UserError(f"{folder}: no {marker.name} in it; {remedy}")
+    for part in _weight_folders(folder, _json(marker)) if kind == "pipeline" else [folder]:
+        if not any(part.glob("*.safetensors")):
+            raise UserError(
+                f"{part}: no .safetensors weights in it (pickled .bin and .ckpt files are "
+                "refused); fetch the rest of the model, or convert it with save_pretrained"
+            )
+
+
+def _weight_folders(pipeline: Path, index: dict) -> Iterator[Path]:
+    """The components of a pipeline that have weights: only models have a config.json."""
+    for name, entry in index.items():
+        is_component = isinstance(entry, list) and len(entry) == 2 and all(entry)
+        if not is_component or name in ("safety_checker", "feature_extractor"):  # never loaded
+            continue
+        if not (pipeline / name).is_dir():
+            raise UserError(f"{pipeline / name}: missing; fetch the rest of the model")
+        if (pipeline / name / "config.json").is_file():
+            yield pipeline / name
+
+
+def _json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable as JSON ({error}); fetch the model again") from None
+    return content if isinstance(content, dict) else {}

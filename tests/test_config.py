@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from rpo.config import (
+    PRESETS,
+    SETTINGS,
+    Config,
+    RewardConfig,
+    SamplingConfig,
+    TrainingConfig,
+    ValidationConfig,
+    default_preset,
+    from_toml,
+    load_config,
+    to_toml,
+)
+from rpo.errors import UserError
+
+# A value that differs from the default, for every setting; the first test keeps it complete.
+OTHER = {
+    "model": "models/Größe 2",
+    "noun": 'dög "in quotes"',
+    "identifier": "sks",
+    "subject_kind": "live",
+    "prompts": "my prompts.toml",
+    "seed": 7,
+    "device": "cuda:1",
+    "resolution": 768,
+    "sampling.steps": 3,
+    "sampling.guidance_scale": 1.25,
+    "sampling.images_per_prompt": 2,
+    "sampling.batch_size": 5,
+    "sampling.scheduler": "dpm++",
+    "training.steps": 11,
+    "training.learning_rate": 3.3e-7,
+    "training.weight_decay": 0.0,
+    "training.max_grad_norm": 0.5,
+    "training.beta": 1000.0,
+    "training.batch_size": 4,
+    "training.similarity_weight": 0.0,
+    "training.preference_weight": 0.25,
+    "training.independent_noise": True,
+    "reward.model": "org/name",
+    "reward.mean": "arithmetic",
+    "reward.lambda_train": 0.3,
+    "reward.lambda_val": 1.0,
+    "reward.temperature": 0.1,
+    "validation.every": 10,
+    "validation.images_per_prompt": 3,
+    "validation.steps": 50,
+    "validation.guidance_scale": 0.0,
+    "validation.batch_size": 1,
+    "validation.patience": 2,
+}
+
+
+def value_of(config: Config, key: str) -> object:
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def other_config() -> Config:
+    return load_config(overrides=[f"{key}={value}" for key, value in OTHER.items()])
+
+
+def test_every_field_is_a_setting_with_one_sentence_of_help() -> None:
+    sections = {"sampling", "training", "reward", "validation"}
+    names = {field.name for field in dataclasses.fields(Config)} - sections
+    for section in sections:
+        owner = getattr(Config(), section)
+        names |= {f"{section}.{field.name}" for field in dataclasses.fields(owner)}
+    assert set(SETTINGS) == names == set(OTHER)
+    for key, setting in SETTINGS.items():
+        assert setting.key == key
+        assert setting.default == value_of(Config(), key)
+        assert setting.help.endswith(".")
+        assert setting.help.count("\n") == 0
+        assert OTHER[key] != setting.default
+
+
+def test_defaults_are_the_paper() -> None:
+    config = Config()
+    assert config.training == TrainingConfig(
+        steps=400, learning_rate=5e-6, weight_decay=1e-2, max_grad_norm=1.0, beta=1.0, batch_size=1
+    )
+    assert config.sampling == SamplingConfig(steps=50, images_per_prompt=4, scheduler="ddim")
+    assert config.reward == RewardConfig(mean="harmonic", lambda_train=0, lambda_val=0.5)
+    assert config.validation == ValidationConfig(every=40, patience=0)
+    assert load_config("paper") == config
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_every_setting_can_be_given_as_override_and_survives_toml(key: str) -> None:
+    config = load_config("paper", overrides=[f"{key}={OTHER[key]}"])
+    assert value_of(config, key) == OTHER[key]
+    assert type(value_of(config, key)) is SETTINGS[key].type
+    back = from_toml(to_toml(config), "config.toml")
+    assert back == config
+    assert type(value_of(back, key)) is SETTINGS[key].type
+
+
+def test_toml_is_complete_and_replayable_over_any_preset(tmp_path: Path) -> None:
+    config = other_config()
+    assert {key: value_of(config, key) for key in SETTINGS} == OTHER
+    text = to_toml(config)
+    assert from_toml(text, "x") == config
+    for setting in SETTINGS.values():
+        assert f"# {setting.help}\n" in text
+    file = tmp_path / "Übung 1.toml"
+    file.write_text(text, encoding="utf-8")
+    for preset in PRESETS:
+        assert load_config(preset, file) == config
+
+
+def test_what_a_toml_leaves_out_is_the_default() -> None:
+    assert from_toml("seed = 3", "x") == Config(seed=3)
+    assert from_toml("training.steps = 5", "x") == Config(training=TrainingConfig(steps=5))
+
+
+def test_precedence_is_preset_file_fields_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 1\n[validation]\npatience = 4\nevery = 4\nsteps = 4\n")
+
+    def validation(**given: object) -> ValidationConfig:
+        return load_config("early-stop", **given).validation  # type: ignore[arg-type]
+
+    assert validation().patience == 3
+    assert validation(file=file).patience == 4
+    fields = {"every": 5, "patience": 5}
+    merged = validation(file=file, validation=fields, overrides=["validation.patience=6"])
+    assert (merged.patience, merged.every, merged.steps) == (6, 5, 4)
+    assert merged.images_per_prompt == 1
+
+
+def test_last_override_wins() -> None:
+    assert load_config(overrides=["seed=1", "seed = 2 "]).seed == 2
+
+
+def test_fields_take_sections_and_none_means_not_given(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("noun = 'cat'\nseed = 9")
+    config = load_config("paper", file, noun=None, seed=0, reward=RewardConfig(lambda_val=0.7))
+    assert (config.noun, config.seed) == ("cat", 0)
+    assert config.reward == RewardConfig(lambda_val=0.7)
+
+
+def test_without_a_preset_the_model_decides(tmp_path: Path) -> None:
+    assert default_preset("emojiland") == "emojiland"
+    assert default_preset("org/name") == "paper"
+    assert load_config() == load_config("emojiland") != Config()
+    assert load_config(model="org/name") == Config(model="org/name")
+    assert load_config(overrides=["model=org/name"]) == Config(model="org/name")
+    file = tmp_path / "a.toml"
+    file.write_text('model = "org/name"')
+    assert load_config(file=file) == Config(model="org/name")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid_and_changes_what_it_says(preset: str) -> None:
+    config = load_config(preset)
+    for section, values in PRESETS[preset].items():
+        for name, value in values.items():
+            assert getattr(getattr(config, section), name) == value
+
+
+def test_numbers_become_the_fields_type() -> None:
+    beta = TrainingConfig(beta=2).beta
+    assert beta == 2.0
+    assert type(beta) is float
+    assert from_toml("[training]\nbeta = 2", "x").training.beta == 2.0
+    assert Config(model=Path("a") / "b").model == str(Path("a/b"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingConfig(steps=0), "training.steps must be >= 1, not 0"),
+        (lambda: TrainingConfig(learning_rate=0), "training.learning_rate must be > 0, not 0.0"),
+        (lambda: TrainingConfig(beta=math.nan), "training.beta must be finite, not nan"),
+        (lambda: TrainingConfig(steps=True), "training.steps must be a whole number, not True"),
+        (lambda: TrainingConfig(steps=2.0), "training.steps must be a whole number, not 2.0"),
+        (lambda: TrainingConfig(beta="1"), "training.beta must be a number, not '1'"),
+        (
+            lambda: TrainingConfig(independent_noise=1),
+            "training.independent_noise must be true or false, not 1",
+        ),
+        (lambda: RewardConfig(lambda_val=1.01), "reward.lambda_val must be <= 1, not 1.01"),
+        (lambda: RewardConfig(lambda_train=-0.1), "reward.lambda_train must be >= 0, not -0.1"),
+        (
+            lambda: RewardConfig(mean="geometric"),
+            "reward.mean must be one of harmonic, arithmetic, not 'geometric'",
+        ),
+        (lambda: Config(noun=None), "noun must be text, not None"),
+        (lambda: Config(seed=-1), "seed must be >= 0, not -1"),
+        (lambda: Config(seed=2**32), "seed must be <= 4294967295, not 4294967296"),
+        (lambda: Config(resolution=100), "resolution must be a multiple of 8, not 100"),
+        (lambda: Config(identifier=""), "identifier must be one word, not ''"),
+        (
+            lambda: Config(device="gpu"),
+            "device must be auto, cpu, mps, cuda, cuda:N or xpu, not 'gpu'",
+        ),
+        (lambda: Config(training={"steps": 1}), "training must be a TrainingConfig"),
+    ],
+)
+def test_an_invalid_value_names_its_setting(make, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        make()
+    assert str(error.value) == message
+
+
+def test_both_loss_weights_zero_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training\.similarity_weight and .* both 0"):
+        load_config(overrides=["training.similarity_weight=0", "training.preference_weight=0"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.steps=ten", "training.steps must be a whole number, not 'ten'"),
+        ("training.steps=0", "training.steps must be >= 1, not 0"),
+        ("training.beta=inf", "training.beta must be finite, not inf"),
+        ("training.independent_noise=yes", "must be true or false, not 'yes'"),
+        ("training.steps", "write it as name=value"),
+        ("trainig.steps=2", "unknown setting 'trainig.steps'; did you mean training.steps or "),
+        ("lambda_vall=1", "did you mean reward.lambda_val"),
+        ("patience=1", "unknown setting 'patience'; did you mean validation.patience?"),
+        ("seed.x=1", "did you mean seed?"),
+        ("reward=1", "did you mean reward.model or reward.mean"),
+        ("xyzzy=1", "choose from model, noun, identifier"),
+    ],
+)
+def test_a_wrong_override_is_quoted_with_the_remedy(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(overrides=[override])
+    assert str(error.value).startswith(f"--set {override}: ")
+    assert message in str(error.value)
+
+
+def test_unknown_field_and_preset_list_near_matches() -> None:
+    with pytest.raises(UserError, match="unknown setting 'modell'; did you mean model"):
+        load_config(modell="emojiland")
+    with pytest.raises(UserError, match="unknown preset 'earlystop'; did you mean early-stop"):
+        load_config("earlystop")
+    with pytest.raises(UserError, match="choose from paper, emojiland, early-stop"):
+        load_config("q")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"seed = ", "not valid TOML"),
+        (b"noun = '\xff'", "not UTF-8"),
+        (b"sed = 1", "unknown setting 'sed'; did you mean seed"),
+        (b"[training]\nstep = 1", "unknown setting 'training.step'; did you mean training.steps"),
+        (b"[training]\nsteps = 'x'", "training.steps must be a whole number, not 'x'"),
+        (b"training = 3", "unknown setting 'training'; did you mean training.steps"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "mein Lauf.toml"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_config(file=file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_config(file=tmp_path / "none.toml")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(file=tmp_path)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_text("seed = 5", encoding="utf-8-sig")
+    assert load_config(file=file).seed == 5
+
+
+def test_from_toml_names_its_source_for_rules_across_settings() -> None:
+    text = "[training]\nsimilarity_weight = 0\npreference_weight = 0"
+    with pytest.raises(UserError, match=r"^run/config\.toml: training\.similarity_weight"):
+        from_toml(text, "run/config.toml")

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rpo import models
+from rpo.errors import UserError
+from rpo.models import InstalledModel, default_reward, installed_models, resolve_model
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": [None, None],
+    "requires_safety_checker": True,
+}
+
+
+def make_pipeline(folder: Path) -> Path:
+    for part in ("unet", "vae"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text("{}")
+        (folder / part / "diffusion_pytorch_model.safetensors").write_bytes(bytes(100))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    (folder / "model_index.json").write_text(json.dumps(INDEX))
+    return folder
+
+
+def make_encoder(folder: Path, model_type: str = "align") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "model.safetensors").write_bytes(bytes(50))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for the embedded models, so that no test needs those that are shipped."""
+    folder = tmp_path / "assets"
+    monkeypatch.setattr(models, "_ASSETS", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, in its own layout: models--org--name/{refs/main,snapshots/<commit>}."""
+    folder = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    return folder
+
+
+def in_cache(cache: Path, hub_id: str) -> Path:
+    repo = cache / f"models--{hub_id.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    return repo / "snapshots" / ("0" * 40)
+
+
+def refusal(name: str | Path, kind: models.Kind = "pipeline") -> str:
+    with pytest.raises(UserError) as error:
+        resolve_model(name, kind)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path / "Stabile Diffusión")
+    encoder = make_encoder(tmp_path / "align")
+    assert resolve_model(pipeline) == pipeline
+    assert resolve_model(str(pipeline), "pipeline") == pipeline
+    for kind in ("reward", "judge-clip", "judge-dino"):
+        assert resolve_model(encoder, kind) == encoder
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    encoder = make_encoder(tmp_path / "align")
+    assert resolve_model("~/align", "reward") == encoder
+
+
+def test_emojiland_is_embedded_even_beside_a_folder_of_that_name(
+    tmp_path: Path, assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pipeline(tmp_path / "emojiland")
+    monkeypatch.chdir(tmp_path)
+    embedded = make_pipeline(assets / "emojiland" / "pipeline")
+    judge = make_encoder(assets / "emojiland" / "judge-dino", "vit")
+    assert resolve_model("emojiland") == embedded
+    assert resolve_model("emojiland", "judge-dino") == judge
+    assert "lacks the embedded model" in refusal("emojiland", "reward")
+    assert resolve_model("./emojiland") == Path("emojiland")
+
+
+def test_the_hubs_cache_is_used_without_the_network(cache: Path) -> None:
+    pipeline = make_pipeline(in_cache(cache, "org/diffusion-2.1"))
+    encoder = make_encoder(in_cache(cache, "kakaobrain/align-base"))
+    assert resolve_model("org/diffusion-2.1") == pipeline
+    assert resolve_model("kakaobrain/align-base", "reward") == encoder
+
+
+def test_a_hub_model_that_is_not_here_says_what_to_download() -> None:
+    message = refusal("org/name")
+    assert '`hf download org/name --include "*.json"' in message
+    assert '"*/*.safetensors"' in message
+    assert '--exclude "*.fp16.*"' in message
+    assert "path of a folder" in message
+    message = refusal("kakaobrain/align-base", "reward")
+    assert '--include "*.safetensors"`' in message
+    assert "exclude" not in message
+
+
+@pytest.mark.parametrize("name", ["./x", "../x/y", "/no/such", "a/b/c", "x", "~nobody/x/y"])
+def test_a_path_that_does_not_exist_is_no_hub_id(name: str) -> None:
+    assert refusal(name) == f"{name}: no such model folder; name an existing folder or a hub id"
+
+
+def test_ids_that_the_hub_could_not_have_are_refused_too() -> None:
+    assert "neither a folder nor in the model cache" in refusal("a--b/c..d")
+
+
+def test_a_misspelt_emojiland_is_recognised() -> None:
+    assert refusal("emojland").endswith("did you mean emojiland?")
+
+
+def test_a_folder_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    encoder, pipeline = make_encoder(tmp_path / "e"), make_pipeline(tmp_path / "p")
+    assert refusal(encoder) == (
+        f"{encoder}: no model_index.json in it; name the folder of a diffusers pipeline"
+    )
+    assert refusal(pipeline.parent) == (
+        f"{tmp_path}: no model_index.json in it; did you mean {pipeline}?"
+    )
+    assert "no config.json in it" in refusal(pipeline, "reward")
+
+
+def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    file = tmp_path / "v1-5.safetensors"
+    file.write_bytes(b"")
+    assert "from_single_file" in refusal(file)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    pipeline, encoder = make_pipeline(tmp_path / "p"), make_encoder(tmp_path / "e")
+    weights = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    (encoder / "model.safetensors").rename(encoder / "pytorch_model.bin")
+    assert refusal(pipeline).startswith(f"{pipeline / 'unet'}: no .safetensors weights in it")
+    assert refusal(encoder, "reward").startswith(f"{encoder}: no .safetensors weights in it")
+
+
+def test_an_unfinished_download_is_refused(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path / "p")
+    (pipeline / "vae").rename(tmp_path / "gone")
+    assert refusal(pipeline) == f"{pipeline / 'vae'}: missing; fetch the rest of the model"
+    (pipeline / "model_index.json").write_text("{")
+    assert refusal(pipeline).startswith(f"{pipeline / 'model_index.json'}: not readable as JSON")
+
+
+def test_an_unknown_kind_is_the_programmers_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="judge-clip"):
+        resolve_model(tmp_path, "judge")  # type: ignore[arg-type]
+
+
+def test_default_reward() -> None:
+    assert default_reward("emojiland") == "emojiland"
+    assert default_reward("org/name") == "kakaobrain/align-base"
+
+
+def test_no_models_installed() -> None:
+    assert installed_models() == []
+
+
+def test_installed_models_are_those_that_can_be_used(assets: Path, cache: Path) -> None:
+    embedded = make_encoder(assets / "emojiland" / "reward")
+    pipeline = make_pipeline(in_cache(cache, "org/sd"))
+    dino = make_encoder(in_cache(cache, "facebook/dino"), "vit")
+    make_encoder(in_cache(cache, "org/language-model"), "llama")
+    (make_encoder(in_cache(cache, "org/half")) / "model.safetensors").unlink()
+    (make_encoder(in_cache(cache, "org/broken")) / "config.json").write_text("{")
+    in_cache(cache, "org/empty").mkdir(parents=True)
+
+    found = installed_models()
+    assert [(model.name, model.kind, model.path) for model in found] == [
+        ("emojiland", "reward", embedded),
+        ("facebook/dino", "judge-dino", dino),
+        ("org/sd", "pipeline", pipeline),
+    ]
+    assert found[0] == InstalledModel(
+        "emojiland", "reward", embedded, size=50 + len('{"model_type": "align"}')
+    )
+    for model in found[1:]:
+        assert resolve_model(model.name, model.kind) == model.path
