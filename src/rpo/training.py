@@ -1,0 +1,361 @@
+"""The one training loop of RPO (arXiv 2407.12164): yields events; prints and writes nothing.
+
+All randomness is derived from the seed and the place where it is used (which picture, which step),
+never from a running generator, so a resumed run repeats exactly what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rpo.backbone import Backbone
+from rpo.config import Config
+from rpo.errors import UserError
+from rpo.events import Event, Labelled, Prepared, Progress, StepDone, Stopped, Validated
+from rpo.losses import improvement, preference_loss, similarity_loss
+from rpo.prompts import Prompt
+from rpo.reward import AlignmentReward, Scores, draw_labels, preference_probability
+from rpo.sampling import derive_seed, make_generator, sample, to_uint8
+from rpo.stopping import KeepBest
+
+if TYPE_CHECKING:
+    from rpo.subject import Subject
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that the loop reads, computed once. M reference photos, G generated pictures.
+
+    Attributes:
+        reference_latents: (M, C, h, w).
+        generated_latents: (G, C, h, w), as the base model drew them.
+        reference_embedding: (1, L, D) of "a photo of [V] dog".
+        generated_embeddings: (G, L, D), each of the prompt that drew the picture.
+        probabilities: (M, G), p(reference i preferred to generated j), Eq. 6.
+    """
+
+    reference_latents: Tensor
+    generated_latents: Tensor
+    reference_embedding: Tensor
+    generated_embeddings: Tensor
+    probabilities: Tensor
+
+    def to(self, device: torch.device) -> TrainingData:
+        """The same on `device`; the probabilities stay on the CPU, where labels are drawn."""
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return TrainingData(**{**moved, "probabilities": self.probabilities.cpu()})
+
+
+def prepare(
+    backbone: Backbone,
+    reward: AlignmentReward,
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    config: Config,
+) -> Iterator[Event]:
+    """Let the base model draw the training pictures and label all pairs; ends with `Prepared`.
+
+    Each prompt is drawn `sampling.images_per_prompt` times from its conditioning wording; the
+    rewards of a pair use its plain wording, and pair (i, j) carries its own gap.
+    """
+    settings = config.sampling
+    drawn = [prompt for prompt in prompts for _ in range(settings.images_per_prompt)]
+    embeddings = backbone.encode_prompts([prompt.conditioning for prompt in drawn])
+    latents, images = [], []
+    for start in range(0, len(drawn), settings.batch_size):
+        yield Progress("sampling", start, len(drawn))
+        chunk = range(start, min(start + settings.batch_size, len(drawn)))
+        latents.append(
+            sample(
+                backbone,
+                backbone.denoiser,
+                embeddings[chunk.start : chunk.stop],
+                [derive_seed(config.seed, "training image", index) for index in chunk],
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                batch_size=settings.batch_size,
+                scheduler=settings.scheduler,
+            )
+        )
+        images.append(backbone.decode(latents[-1], settings.batch_size).cpu())
+    yield Progress("sampling", len(drawn), len(drawn))
+
+    pictures = torch.cat(images)
+    yield Progress("labelling", 0, len(drawn))
+    reward_ref, reward_gen = reward.score_pairs(  # (M, G), (G,)
+        pictures, [prompt.plain for prompt in drawn], config.reward.lambda_train, config.reward.mean
+    )
+    gap = reward_ref - reward_gen
+    p = preference_probability(reward_ref, reward_gen, config.reward.temperature)
+    yield Progress("labelling", len(drawn), len(drawn))
+    yield Labelled(
+        mean_probability=p.mean().item(),
+        flip_rate=torch.minimum(p, 1 - p).mean().item(),
+        mean_gap=gap.mean().item(),
+        pairs=p.numel(),
+    )
+    reference_prompt = Prompt.reference(subject.noun, config.identifier)
+    data = TrainingData(
+        reference_latents=backbone.encode_images(subject.tensor(backbone.resolution)),
+        generated_latents=torch.cat(latents),
+        reference_embedding=backbone.encode_prompts([reference_prompt.conditioning]),
+        generated_embeddings=embeddings,
+        probabilities=p,
+    )
+    yield Prepared(data, to_uint8(pictures), tuple(prompt.conditioning for prompt in drawn))
+
+
+class Validator:
+    """Judges a denoiser on the same prompts and first noises every time."""
+
+    def __init__(
+        self, backbone: Backbone, reward: AlignmentReward, prompts: Sequence[Prompt], config: Config
+    ) -> None:
+        self.backbone, self.reward, self.settings = backbone, reward, config.validation
+        drawn = [p for p in prompts for _ in range(self.settings.images_per_prompt)]
+        self.prompts = tuple(prompt.conditioning for prompt in drawn)
+        self.plain = [prompt.plain for prompt in drawn]
+        self.seeds = [derive_seed(config.seed, "validation", index) for index in range(len(drawn))]
+        self.embeddings = backbone.encode_prompts(self.prompts)
+
+    def run(self, denoiser: nn.Module) -> Generator[Progress, None, tuple[Scores, Tensor]]:
+        """Yields its progress and returns (Scores, (N, 3, H, W) uint8 pictures on the CPU)."""
+        images, batch, total = [], self.settings.batch_size, len(self.seeds)
+        for start in range(0, total, batch):
+            yield Progress("validation", start, total)
+            latents = sample(
+                self.backbone,
+                denoiser,
+                self.embeddings[start : start + batch],
+                self.seeds[start : start + batch],
+                steps=self.settings.steps,
+                guidance_scale=self.settings.guidance_scale,
+                batch_size=batch,
+            )
+            images.append(self.backbone.decode(latents, batch).cpu())
+        yield Progress("validation", total, total)
+        pictures = torch.cat(images)
+        return self.reward.score(pictures, self.plain), to_uint8(pictures)
+
+    def __call__(self, denoiser: nn.Module) -> tuple[Scores, Tensor]:
+        """(Scores, (N, 3, H, W) uint8 pictures on the CPU)."""
+        progress = self.run(denoiser)
+        while True:
+            try:
+                next(progress)
+            except StopIteration as end:
+                return end.value
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What one gradient step sees: B pairs; the two halves' noise is the same tensor if shared."""
+
+    reference: Tensor  # (B,) indices
+    generated: Tensor  # (B,) indices
+    labels: Tensor  # (B,)
+    timesteps: tuple[Tensor, Tensor]  # (B,) of the reference half, of the generated half
+    noise: tuple[Tensor, Tensor]  # (B, C, h, w)
+
+
+class Trainer:
+    """Fine-tunes a copy of the base denoiser on L = L_sim + L_pref (Eq. 7 to 9).
+
+    Attributes:
+        denoiser: the weights now, float32.
+        best: the trainable weights of the best validation so far, on the CPU; empty before one.
+        step: gradient steps done.
+        stopping: which step was best, and whether the patience ran out.
+    """
+
+    def __init__(
+        self, backbone: Backbone, data: TrainingData, config: Config, validator: Validator
+    ) -> None:
+        self.backbone, self.config, self.validator = backbone, config, validator
+        self.data = data.to(backbone.device)
+        self.denoiser = backbone.trainable_copy()
+        self.parameters = {
+            name: p for name, p in self.denoiser.named_parameters() if p.requires_grad
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.training.learning_rate,
+            weight_decay=config.training.weight_decay,
+            fused=backbone.device.type in ("cpu", "cuda"),
+        )
+        self.stopping = KeepBest(config.validation.patience)
+        self.best: dict[str, Tensor] = {}
+        self.step = 0
+        self._validated = -1  # the step of the last validation
+        self._patience_out = False
+
+    def run(self, until: int | None = None) -> Iterator[Event]:
+        """Train to the end, or pause after step `until` (and its validation, if one is due).
+
+        Validates before the first step, after every `validation.every` and after the last one.
+        Whenever an event arrives, `state_dict` may be taken. Raises UserError when the loss is no
+        longer finite.
+        """
+        last, every = self.config.training.steps, self.config.validation.every
+        while True:
+            due = self.step % every == 0 or self.step == last
+            if due and self._validated < self.step:
+                yield from self._validate()
+            best_step = self.stopping.best_step or 0
+            if self._patience_out:
+                yield Stopped(self.step, best_step, "patience")
+                return
+            if self.step >= last:
+                yield Stopped(self.step, best_step, "finished")
+                return
+            if until is not None and self.step >= until:
+                return
+            yield self._advance()
+
+    def _validate(self) -> Iterator[Event]:
+        scores, images = yield from self.validator.run(self.denoiser)
+        settings = self.config.reward
+        reward = scores.combine(settings.lambda_val, settings.mean).mean().item()
+        decision = self.stopping.update(self.step, reward)
+        if decision.improved:
+            self.best = self._weights()
+        self._validated, self._patience_out = self.step, decision.stop
+        yield Validated(
+            step=self.step,
+            reward=reward,
+            image_alignment=scores.image.mean().item(),
+            text_alignment=scores.text.mean().item(),
+            improved=decision.improved,
+            images=images,
+            prompts=self.validator.prompts,
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.parameters.items()}
+
+    def _draw(self, step: int) -> _Pairs:
+        """The pairs of a step. Every generated picture comes once an epoch, in a shuffled order."""
+        settings, size = self.config.training, self.config.training.batch_size
+        references, pictures = self.data.probabilities.shape
+        order = []
+        for position in range(step * size, (step + 1) * size):
+            epoch, place = divmod(position, pictures)
+            shuffle = make_generator(self.config.seed, "epoch", epoch)
+            order.append(torch.randperm(pictures, generator=shuffle)[place])
+        generated = torch.stack(order)
+        generator = make_generator(self.config.seed, "step", step)
+        reference = torch.randint(references, (size,), generator=generator)
+        labels = draw_labels(self.data.probabilities[reference, generated], generator)
+
+        def diffusion() -> tuple[Tensor, Tensor]:
+            schedule = self.backbone.noise_schedule
+            timesteps = torch.randint(len(schedule), (size,), generator=generator)
+            noise = torch.randn(size, *self.backbone.latent_shape, generator=generator)
+            return timesteps.to(self.backbone.device), noise.to(self.backbone.device)
+
+        first = diffusion()
+        # Sharing removes the noise's own difficulty from the comparison, as in Diffusion-DPO.
+        second = diffusion() if settings.independent_noise else first
+        timesteps, noise = (first[0], second[0]), (first[1], second[1])
+        return _Pairs(reference, generated, labels, timesteps, noise)
+
+    def _advance(self) -> StepDone:
+        settings, data = self.config.training, self.data
+        pairs = self._draw(self.step)
+        size = len(pairs.labels)
+        latents = data.reference_latents[pairs.reference]
+        embeddings = data.reference_embedding.expand(size, -1, -1)
+        timesteps, noise = pairs.timesteps[0], pairs.noise[0]
+        prefers = settings.preference_weight > 0
+        if prefers:  # both halves in one forward pass: reference first, generated second
+            latents = torch.cat([latents, data.generated_latents[pairs.generated]])
+            embeddings = torch.cat([embeddings, data.generated_embeddings[pairs.generated]])
+            timesteps, noise = torch.cat(pairs.timesteps), torch.cat(pairs.noise)
+        batch = (latents, noise, timesteps, embeddings)
+
+        error = self.backbone.denoising_error(self.denoiser, *batch)  # (B,) or (2B,)
+        similarity = similarity_loss(error[:size])
+        loss = settings.similarity_weight * similarity
+        preference = margin = torch.zeros(())
+        if prefers:
+            with torch.no_grad():
+                base_error = self.backbone.denoising_error(self.backbone.denoiser, *batch)
+            delta = improvement(base_error, error)
+            labels = pairs.labels.to(delta.device)
+            result = preference_loss(delta[:size], delta[size:], labels, settings.beta)
+            preference, margin = result.loss, result.margin
+            loss = loss + settings.preference_weight * preference
+        self._refuse_non_finite("loss", loss.item())
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm).item()
+        self._refuse_non_finite("gradient", norm)
+        self.optimizer.step()
+        self.step += 1
+        return StepDone(
+            step=self.step,
+            loss=loss.item(),
+            similarity=similarity.item(),
+            preference=preference.item(),
+            margin=margin.item(),
+            grad_norm=norm,
+            label_mean=pairs.labels.mean().item(),
+        )
+
+    def _refuse_non_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {what} became {value} at step {self.step + 1}, most likely because "
+                f"training.learning_rate {self.config.training.learning_rate:g} is too high; "
+                "lower it (a tenth is a good try), or check the model's weights"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers only. The tensors are the live ones: save or copy them at once.
+
+        `best` is left empty where the best weights are the present ones.
+        """
+        moments = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
+        best_is_now = self._validated == self.step == self.stopping.best_step
+        return {
+            "step": self.step,
+            "validated": self._validated,
+            "stopping": self.stopping.state_dict(),
+            "weights": {name: p.detach() for name, p in self.parameters.items()},
+            "moments": {name: dict(moment) for name, moment in moments.items()},
+            "best": {} if best_is_now else self.best,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken. Raises UserError if it does not fit."""
+        try:
+            if state["weights"].keys() != self.parameters.keys():
+                raise KeyError("weights")
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["weights"][name])
+            groups = self.optimizer.state_dict()["param_groups"]
+            moments = {
+                index: {key: value.clone() for key, value in state["moments"][name].items()}
+                for index, name in enumerate(self.parameters)
+                if state["moments"][name]
+            }
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.stopping.load_state_dict(state["stopping"])
+            self.step, self._validated = int(state["step"]), int(state["validated"])
+            # From the present patience, so that a raised one lets a stopped run go on.
+            self._patience_out = 0 < self.stopping.patience <= self.stopping.stale
+            best = state["best"] or (self._weights() if self._validated >= 0 else {})
+            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in best.items()}
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(
+                "the saved training state belongs to another model or version; "
+                "resume with the model it was made with, or start a new run"
+            ) from error

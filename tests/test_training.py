@@ -1,0 +1,403 @@
+"""The loop against an independent computation, and what must hold whatever the settings."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import LATENT_SHAPE, tiny_backbone
+from torch import Tensor, nn
+
+from rpo.backbone import Backbone
+from rpo.checkpoint import load_state, save_state
+from rpo.config import Config, TrainingConfig, ValidationConfig
+from rpo.errors import UserError
+from rpo.events import Progress, StepDone, Stopped, Validated
+from rpo.reward import Scores
+from rpo.training import Trainer, TrainingData
+
+PHOTOS, PICTURES = 3, 5
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return tiny_backbone(request.param)
+
+
+@pytest.fixture(scope="module")
+def epsilon() -> Backbone:
+    return tiny_backbone()
+
+
+def make_data(backbone: Backbone) -> TrainingData:
+    texts = [f"a [V] dog {k}" for k in range(PICTURES)]
+    return TrainingData(
+        reference_latents=normal(PHOTOS, *LATENT_SHAPE),
+        generated_latents=normal(PICTURES, *LATENT_SHAPE, seed=1),
+        reference_embedding=backbone.encode_prompts(["a photo of [V] dog"]),
+        generated_embeddings=backbone.encode_prompts(texts),
+        probabilities=torch.linspace(0.05, 0.95, PHOTOS * PICTURES).view(PHOTOS, PICTURES),
+    )
+
+
+def make_config(seed: int = 3, every: int = 3, patience: int = 0, **training) -> Config:
+    training = {"steps": 8, "learning_rate": 1e-3, "batch_size": 2, **training}
+    beta = training.pop("beta", 1.0)
+    config = Config(
+        noun="dog",
+        seed=seed,
+        training=TrainingConfig(**training),
+        validation=ValidationConfig(every=every, patience=patience, steps=2),
+    )
+    object.__setattr__(config.training, "beta", beta)  # 0 is a test's case, not a user's
+    return config
+
+
+class Judge:
+    """Stands in for a Validator: rewards from a list, else by the weights themselves."""
+
+    prompts = ("a [V] dog on the Moon",)
+
+    def __init__(self, rewards: list[float] | None = None) -> None:
+        self.rewards = list(rewards or [])
+
+    def run(self, denoiser: nn.Module):
+        yield Progress("validation", 0, 1)
+        total = sum(p.double().sum().item() for p in denoiser.parameters())
+        by_weights = 0.5 + 0.4 * math.sin(
+            1e3 * total
+        )  # up and down from one validation to the next
+        value = torch.tensor([self.rewards.pop(0) if self.rewards else by_weights])
+        return Scores(value, value), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+
+
+def make_trainer(backbone: Backbone, config: Config, rewards: list[float] | None = None) -> Trainer:
+    return Trainer(backbone, make_data(backbone), config, Judge(rewards))
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.denoiser.named_parameters()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def comparable(events) -> list:
+    """Events without their pictures, which == cannot compare."""
+    return [
+        dataclasses.replace(event, images=None) if isinstance(event, Validated) else event
+        for event in events
+    ]
+
+
+# --- one gradient step ------------------------------------------------------------------------
+
+
+def alpha_bar(prediction_type: str) -> Tensor:
+    """(1000,) in float64, from the schedules' own formulas."""
+    if prediction_type == "epsilon":
+        betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    else:
+        power = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - power[1:] / power[:-1], 0.999)
+    return torch.from_numpy(np.cumprod(1 - betas))
+
+
+@pytest.mark.parametrize("independent_noise", [False, True])
+def test_gradient_steps_agree_with_an_independent_float64_computation(
+    backbone: Backbone, independent_noise: bool
+) -> None:
+    lr, decay, clip, beta, sim_weight, pref_weight = 1e-3, 0.1, 0.05, 7.0, 0.6, 1.7
+    config = make_config(
+        learning_rate=lr,
+        weight_decay=decay,
+        max_grad_norm=clip,
+        beta=beta,
+        similarity_weight=sim_weight,
+        preference_weight=pref_weight,
+        independent_noise=independent_noise,
+    )
+    trainer, data = make_trainer(backbone, config), make_data(backbone)
+    base = copy.deepcopy(backbone.denoiser).double()
+    model = copy.deepcopy(base).requires_grad_(True)
+    first = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    second = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    solid = {name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    power = alpha_bar(backbone.prediction_type)
+
+    def error(denoiser, latents, embeddings, timesteps, noise):
+        signal = power[timesteps].sqrt()[:, None, None, None]
+        sigma = (1 - power[timesteps]).sqrt()[:, None, None, None]
+        noise = noise.double()
+        truth = noise if backbone.prediction_type == "epsilon" else signal * noise - sigma * latents
+        said = denoiser(signal * latents + sigma * noise, timesteps, embeddings.double()).sample
+        return ((truth - said) ** 2).mean(dim=(1, 2, 3))
+
+    events = (event for event in trainer.run() if isinstance(event, StepDone))
+    for step in range(3):
+        pairs = trainer._draw(step)
+        assert (pairs.noise[0] is pairs.noise[1]) is not independent_noise
+        assert torch.equal(pairs.timesteps[0], pairs.timesteps[1]) is not independent_noise
+        ref = (
+            data.reference_latents[pairs.reference].double(),
+            data.reference_embedding.repeat(2, 1, 1),
+            pairs.timesteps[0],
+            pairs.noise[0],
+        )
+        gen = (
+            data.generated_latents[pairs.generated].double(),
+            data.generated_embeddings[pairs.generated],
+            pairs.timesteps[1],
+            pairs.noise[1],
+        )
+        with torch.no_grad():
+            base_ref, base_gen = error(base, *ref), error(base, *gen)
+        error_ref, error_gen = error(model, *ref), error(model, *gen)
+        margin = beta * ((base_ref - error_ref) - (base_gen - error_gen))
+        wins = 1 / (1 + (-margin).exp())
+        y = pairs.labels.double()
+        preference = -(y * wins.log() + (1 - y) * (1 - wins).log()).mean()
+        loss = sim_weight * error_ref.mean() + pref_weight * preference
+        model.zero_grad()
+        loss.backward()
+        norm = math.sqrt(sum((p.grad**2).sum().item() for p in model.parameters()))
+        assert norm > clip  # or the clipping would go untested
+
+        for name, p in model.named_parameters():
+            gradient = p.grad * clip / norm
+            # Where the true gradient is zero, Adam blows rounding noise up to a full step.
+            solid[name] &= gradient.abs() > 1e-6
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            unbiased = second[name] / (1 - 0.999 ** (step + 1))
+            ratio = first[name] / (1 - 0.9 ** (step + 1)) / (unbiased.sqrt() + 1e-8)
+            p.data = p.data * (1 - lr * decay) - lr * ratio
+
+        done = next(events)
+        assert done.step == step + 1
+        assert done.similarity == pytest.approx(error_ref.mean().item(), rel=1e-4)
+        assert done.preference == pytest.approx(preference.item(), rel=1e-4)
+        assert done.margin == pytest.approx(margin.mean().item(), abs=1e-4)
+        assert done.loss == pytest.approx(loss.item(), rel=1e-4)
+        assert done.grad_norm == pytest.approx(norm, rel=2e-3)
+        assert done.label_mean == y.mean().item()
+
+    assert sum(mask.sum() for mask in solid.values()) > 0.7 * sum(m.numel() for m in solid.values())
+    for name, p in trainer.denoiser.named_parameters():
+        expected = dict(model.named_parameters())[name].data
+        difference = (p.detach().double() - expected)[solid[name]].abs()
+        assert difference.numel() == 0 or difference.max() < 0.02 * lr, name
+
+
+def test_untouched_weights_have_delta_zero_and_loss_log_2(backbone: Backbone) -> None:
+    trainer = make_trainer(backbone, make_config(beta=5.0))
+    step = next(event for event in trainer.run() if isinstance(event, StepDone))
+    assert step.margin == pytest.approx(0, abs=1e-6)
+    assert step.preference == pytest.approx(math.log(2), abs=1e-6)
+    assert step.loss == pytest.approx(step.similarity + math.log(2), abs=1e-6)
+
+
+def test_without_any_pull_nothing_moves(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config(beta=0.0, similarity_weight=0, weight_decay=0))
+    before = weights(trainer)
+    steps = [event for event in trainer.run() if isinstance(event, StepDone)]
+    assert len(steps) == 8
+    assert all(step.grad_norm == 0 for step in steps)
+    assert all((p.grad == 0).all() for p in trainer.denoiser.parameters())
+    assert same(weights(trainer), before)
+
+
+def test_weight_decay_alone_shrinks(epsilon: Backbone) -> None:
+    config = make_config(beta=0.0, similarity_weight=0, weight_decay=0.5, steps=1)
+    trainer = make_trainer(epsilon, config)
+    before = weights(trainer)
+    list(trainer.run())
+    for name, weight in weights(trainer).items():
+        torch.testing.assert_close(weight, before[name] * (1 - 1e-3 * 0.5))
+
+
+def test_similarity_alone_never_asks_the_base_model(epsilon: Backbone) -> None:
+    rows: dict[str, list[int]] = {"base": [], "trained": []}
+    trainer = make_trainer(epsilon, make_config(preference_weight=0, steps=2))
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, who=who: rows[who].append(len(args[0])))
+        for who, module in (("base", epsilon.denoiser), ("trained", trainer.denoiser))
+    ]
+    alone = [event for event in trainer.run() if isinstance(event, StepDone)]
+    for hook in hooks:
+        hook.remove()
+    assert rows == {"base": [], "trained": [2, 2]}
+    assert all(step.loss == step.similarity and step.preference == 0 for step in alone)
+    # An ablation sees the very photos, noises and labels of the full method.
+    full = make_trainer(epsilon, make_config(steps=2))
+    first = next(event for event in full.run() if isinstance(event, StepDone))
+    assert first.similarity == pytest.approx(alone[0].similarity, rel=1e-5)
+    assert first.label_mean == alone[0].label_mean
+
+
+def test_preference_alone(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config(similarity_weight=0, preference_weight=2, steps=2))
+    for step in (event for event in trainer.run() if isinstance(event, StepDone)):
+        assert step.loss == pytest.approx(2 * step.preference)
+        assert step.grad_norm > 0
+
+
+# --- what a step draws ------------------------------------------------------------------------
+
+
+def test_labels_have_their_pairs_frequency(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config())
+    seen: dict[tuple[int, int], list[float]] = {}
+    for step in range(3000):
+        pairs = trainer._draw(step)
+        rows = torch.stack([pairs.reference, pairs.generated, pairs.labels], dim=1)
+        for i, j, label in rows.tolist():
+            seen.setdefault((i, j), []).append(label)
+    assert len(seen) == PHOTOS * PICTURES
+    for (i, j), labels in seen.items():
+        p = 0.05 + 0.9 * (i * PICTURES + j) / (PHOTOS * PICTURES - 1)
+        assert set(labels) == {0.0, 1.0}
+        assert abs(np.mean(labels) - p) < 4 * math.sqrt(p * (1 - p) / len(labels))
+
+
+def test_all_generated_pictures_are_used_equally(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config())
+    visits = [j for step in range(50) for j in trainer._draw(step).generated.tolist()]
+    epochs = [visits[k : k + PICTURES] for k in range(0, 100, PICTURES)]
+    assert all(sorted(epoch) == list(range(PICTURES)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 10  # shuffled anew
+    photos = Counter(i for step in range(600) for i in trainer._draw(step).reference.tolist())
+    assert all(abs(photos[i] - 400) < 80 for i in range(PHOTOS))  # 5 sigma
+
+
+def test_noise_and_timesteps_are_fresh_and_well_spread(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config())
+    drawn = [trainer._draw(step) for step in range(500)]
+    timesteps = torch.cat([pairs.timesteps[0] for pairs in drawn]).double()
+    assert 0 <= timesteps.min() < 20
+    assert 980 <= timesteps.max() <= 999
+    assert abs(timesteps.mean() - 499.5) < 5 * 288.7 / math.sqrt(1000)
+    noise = torch.cat([pairs.noise[0] for pairs in drawn]).double()
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    assert len({row[0, 0, 0].item() for row in noise}) == 1000
+
+
+# --- the course of a run ----------------------------------------------------------------------
+
+
+def test_events_in_order(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config(steps=7), rewards=[0.3, 0.5, 0.5, 0.4])
+    events = list(trainer.run())
+    validated = [event for event in events if isinstance(event, Validated)]
+    assert [(v.step, v.improved) for v in validated] == [(0, 1), (3, 1), (6, 0), (7, 0)]
+    assert [v.reward for v in validated] == pytest.approx([0.3, 0.5, 0.5, 0.4])
+    assert [e.step for e in events if isinstance(e, StepDone)] == list(range(1, 8))
+    assert events[-1] == Stopped(7, 3, "finished")
+    kinds = "".join(type(event).__name__[0] for event in events)
+    assert kinds == "PV" + "SSSPV" + "SSSPV" + "SPV" + "S"
+
+
+def test_the_best_weights_are_kept(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config(), rewards=[0.1, 0.9, 0.2, 0.3])
+    at_best = None
+    for event in trainer.run():
+        if isinstance(event, Validated) and event.step == 3:
+            at_best = weights(trainer)
+    assert at_best
+    assert same(trainer.best, at_best)
+    assert not same(trainer.best, weights(trainer))
+
+
+def test_patience_stops(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config(steps=30, patience=2), rewards=[0.1, 0.9, 0.2, 0.3])
+    assert list(trainer.run())[-1] == Stopped(9, 3, "patience")
+    assert list(trainer.run()) == [Stopped(9, 3, "patience")]
+    patient = make_trainer(epsilon, make_config(steps=30, patience=3), rewards=[0.1, 0.95])
+    patient.load_state_dict(trainer.state_dict())
+    assert isinstance(next(patient.run()), StepDone)  # a raised patience goes on
+
+
+@pytest.mark.parametrize("pause", [0, 3, 4, 7])
+def test_resumed_equals_uninterrupted(backbone: Backbone, pause: int, tmp_path: Path) -> None:
+    config = make_config()
+    through = make_trainer(backbone, config)
+    expected = comparable(through.run())
+
+    before = make_trainer(backbone, config)
+    events = comparable(before.run(until=pause))
+    save_state(before.state_dict(), tmp_path / "state.safetensors")
+    after = make_trainer(backbone, config)
+    after.load_state_dict(load_state(tmp_path / "state.safetensors"))
+    events += comparable(after.run())
+    assert events == expected
+    assert same(weights(after), weights(through))
+    assert same(after.best, through.best)
+
+
+@pytest.mark.parametrize("last_seen", [StepDone, Progress, Validated])
+def test_a_state_taken_at_any_event_resumes(epsilon: Backbone, last_seen: type) -> None:
+    """Even between a step and the validation that is due after it."""
+    through = make_trainer(epsilon, make_config())
+    expected = comparable(through.run())
+    broken, events, state = make_trainer(epsilon, make_config()), [], {}
+    for event in broken.run():
+        events += comparable([event])
+        if broken.step == 3 and isinstance(event, last_seen):
+            state = broken.state_dict()
+            break
+    after = make_trainer(epsilon, make_config())
+    after.load_state_dict(state)
+    list(broken.run())  # the source of the state may go on: nothing is shared
+    events += comparable(after.run())
+    skip = Progress("validation", 0, 1)
+    assert [e for e in events if e != skip] == [e for e in expected if e != skip]
+    assert same(weights(after), weights(through))
+    assert same(after.best, through.best)
+
+
+def test_the_seed_decides_everything(epsilon: Backbone) -> None:
+    def outcome(seed: int) -> tuple[list, dict[str, Tensor]]:
+        torch.manual_seed(torch.seed())  # the global generator has no say
+        trainer = make_trainer(epsilon, make_config(seed=seed))
+        return comparable(trainer.run()), weights(trainer)
+
+    (events, first), (again, second), (_, other) = outcome(0), outcome(0), outcome(1)
+    assert events == again
+    assert same(first, second)
+    assert not same(first, other)
+
+
+def test_a_state_of_another_model_is_refused(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config())
+    state = trainer.state_dict()
+    state["weights"] = dict(list(state["weights"].items())[1:])
+    with pytest.raises(UserError, match="another model"):
+        trainer.load_state_dict(state)
+    with pytest.raises(UserError, match="another model"):
+        trainer.load_state_dict({})
+
+
+def test_not_a_number_stops_with_a_remedy(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config())
+    trainer.data.reference_latents[:] = math.nan
+    before = weights(trainer)
+    with pytest.raises(UserError, match=r"loss became nan at step 1.*learning_rate") as caught:
+        list(trainer.run())
+    assert "\n" not in str(caught.value)
+    assert same(weights(trainer), before)
+
+    runaway = make_trainer(epsilon, make_config(learning_rate=1e20))
+    with pytest.raises(UserError, match=r"at step [2-8].*training.learning_rate 1e\+20"):
+        list(runaway.run())
