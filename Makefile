@@ -31,6 +31,9 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
+bench: setup
+	$(BIN)/python -m benchmarks.speed
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -55,6 +55,8 @@ OTHER = {
     "validation.steps": 50,
     "validation.guidance_scale": 0.0,
     "validation.batch_size": 1,
+    "validation.scheduler": "ddim",
+    "validation.keep": "last",
     "validation.patience": 2,
 }
 
@@ -135,6 +137,17 @@ def test_precedence_is_preset_file_fields_overrides(tmp_path: Path) -> None:
     merged = validation(file=file, validation=fields, overrides=["validation.patience=6"])
     assert (merged.patience, merged.every, merged.steps) == (6, 5, 4)
     assert merged.images_per_prompt == 1
+
+
+def test_early_stop_comes_on_top_of_the_preset_that_suits_the_model() -> None:
+    small = load_config("early-stop", model="emojiland")
+    assert small == dataclasses.replace(
+        load_config("emojiland"),
+        validation=dataclasses.replace(load_config("emojiland").validation, patience=3),
+    )
+    large = load_config("early-stop", model="some/model")
+    assert large.training.learning_rate == 5e-6
+    assert large.validation.patience == 3
 
 
 def test_last_override_wins() -> None:

@@ -64,7 +64,8 @@ def test_gradient_equals_the_derivative_by_hand() -> None:
         beta * (1 / (1 + math.exp(-beta * (r - g))) - y) / 6
         for r, g, y in zip(ref.tolist(), gen.tolist(), labels.tolist(), strict=True)
     ]
-    assert ref.grad is not None and gen.grad is not None
+    assert ref.grad is not None
+    assert gen.grad is not None
     assert ref.grad.tolist() == pytest.approx(expected, abs=1e-12)
     assert gen.grad.tolist() == pytest.approx([-value for value in expected], abs=1e-12)
 
@@ -75,7 +76,8 @@ def test_a_huge_wrong_margin_stays_finite() -> None:
     result = preference_loss(delta, torch.zeros(1), torch.zeros(1))
     result.loss.backward()
     assert result.loss.item() == 5000
-    assert delta.grad is not None and delta.grad.item() == 1
+    assert delta.grad is not None
+    assert delta.grad.item() == 1
 
 
 def test_diagnostics_carry_no_gradient() -> None:

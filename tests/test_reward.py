@@ -85,7 +85,8 @@ def test_text_alignment_pairs_rows() -> None:
     texts = torch.tensor([direction(60), direction(180), direction(10, 7.0)])
     scores = text_alignment(images, texts)
     assert scores.tolist() == pytest.approx([0.75, 0.0, 1.0])
-    assert scores.min() >= 0 and scores.max() <= 1
+    assert scores.min() >= 0
+    assert scores.max() <= 1
     with pytest.raises(ValueError, match="one text per image"):
         text_alignment(images, texts[:1])
 

@@ -25,6 +25,13 @@ def test_a_tie_keeps_the_earlier_step() -> None:
     assert keeper.best_step == 0
 
 
+def test_keeping_the_last_never_looks_at_the_reward_and_never_stops() -> None:
+    keeper = KeepBest(patience=1, keep="last")
+    decisions = replay(keeper, [0.5, 0.4, 0.1])
+    assert decisions == [Decision(improved=True, stop=False)] * 3
+    assert (keeper.best_step, keeper.best_reward) == (80, 0.1)
+
+
 def test_the_first_validation_is_the_best_even_when_it_is_zero_or_negative() -> None:
     assert KeepBest().update(0, 0.0).improved
     assert KeepBest().update(0, -3.0).improved

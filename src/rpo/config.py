@@ -201,6 +201,10 @@ class ValidationConfig(_Section):
     steps: int = _field(20, "Solver steps for each validation image.", at_least=1)
     guidance_scale: float = _field(7.5, "Classifier-free guidance in validation.", at_least=0)
     batch_size: int = _field(8, "Images drawn at once; lower it to save memory.", at_least=1)
+    scheduler: Literal["dpm++", "ddim"] = _field("dpm++", "The solver that draws them.")
+    keep: Literal["best", "last"] = _field(
+        "best", "Which validated step is the result; last is training without selection (Table 2)."
+    )
     patience: int = _field(
         0, "Stop after this many validations without a new best; 0 runs all steps.", at_least=0
     )
@@ -262,6 +266,8 @@ SETTINGS: Mapping[str, Setting] = {
     for setting in section._settings().values()
 }
 
+# "paper" and "emojiland" are whole sets of settings, one for each scale of base model. The others
+# change a few of them: they come on top of the set that suits the model.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "emojiland": {
@@ -271,6 +277,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "early-stop": {"validation": {"patience": 3}},
 }
+BASE_PRESETS = ("paper", "emojiland")
 
 
 def default_preset(model: str) -> str:
@@ -298,9 +305,13 @@ def load_config(
     for override in overrides:
         layers |= _parse_override(override)
 
-    preset = preset or default_preset(layers.get("model", SETTINGS["model"].default))
+    base = default_preset(layers.get("model", SETTINGS["model"].default))
+    preset = preset or base
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; {_suggest(preset, PRESETS)}")
+    if preset not in BASE_PRESETS:
+        layers = _checked(PRESETS[preset], f"preset {preset}") | layers
+        preset = base
     return _build(_checked(PRESETS[preset], f"preset {preset}") | layers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,16 @@ class Decision:
 class KeepBest:
     """Remembers the step of the highest reward; a tie keeps the earlier step.
 
+    keep: "best", or "last" for training without selection (Table 2): then every validation improves
+    and the patience never runs out.
     patience: stop after this many validations in a row without improvement; 0 never stops (the
     paper runs to the end and keeps the best). ValueError if negative.
     """
 
-    def __init__(self, patience: int = 0) -> None:
+    def __init__(self, patience: int = 0, keep: Literal["best", "last"] = "best") -> None:
         if patience < 0:
             raise ValueError(f"patience must be >= 0, not {patience}")
-        self.patience = patience
+        self.patience, self.keep = patience, keep
         self.best_step: int | None = None
         self.best_reward: float | None = None
         self.stale = 0  # validations since the best one
@@ -34,7 +37,7 @@ class KeepBest:
         """Takes the reward of one validation. ValueError if it is not finite."""
         if not math.isfinite(reward):
             raise ValueError(f"the validation reward at step {step} is {reward}")
-        improved = self.best_reward is None or reward > self.best_reward
+        improved = self.keep == "last" or self.best_reward is None or reward > self.best_reward
         if improved:
             self.best_step, self.best_reward, self.stale = step, float(reward), 0
         else:

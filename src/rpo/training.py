@@ -137,6 +137,7 @@ class Validator:
                 steps=self.settings.steps,
                 guidance_scale=self.settings.guidance_scale,
                 batch_size=batch,
+                scheduler=self.settings.scheduler,
             )
             images.append(self.backbone.decode(latents, batch).cpu())
         yield Progress("validation", total, total)
@@ -189,7 +190,7 @@ class Trainer:
             weight_decay=config.training.weight_decay,
             fused=backbone.device.type in ("cpu", "cuda"),
         )
-        self.stopping = KeepBest(config.validation.patience)
+        self.stopping = KeepBest(config.validation.patience, config.validation.keep)
         self.best: dict[str, Tensor] = {}
         self.step = 0
         self._validated = -1  # the step of the last validation

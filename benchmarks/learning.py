@@ -1,0 +1,332 @@
+"""Does it learn? RPO against the base model and against the similarity loss alone.
+
+    python -m benchmarks.learning --out benchmarks/results/learning.json
+
+Subjects: of the N = 30 bundled ones, none of which any model has seen, sorted by name, every
+(N / --subjects)-th from the first; the rule looks at no result. Seeds: 0, 1, ...
+
+Methods, each drawing the 25 test prompts from the same first noises:
+
+    base              step 0
+    similarity        L_sim alone, the last step
+    similarity-best   L_sim alone, the step that validates best
+    rpo-last          L_sim + L_pref, the last step
+    rpo               L_sim + L_pref, the step that validates best: the method
+
+Judges: DINO and CLIP-I (mean cosine with the subject's photos), CLIP-T (mean cosine with the
+prompt without identifier) by encoders that label and select nothing; the λ-harmonic reward
+(λ = 0.5) in the CLIP judge's features, and by the reward model, which does select.
+
+Every (subject, seed, method) is written as soon as it is done; with --resume a rerun computes what
+is missing. A subject's seeds are averaged first: the intervals are Student's t over subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.learning_report import (
+    METHODS,
+    Row,
+    draw_picture,
+    render_table,
+    sheet_path,
+    summarise,
+)
+from benchmarks.provenance import provenance, write_json, write_text
+from benchmarks.world import (
+    MODELS,
+    WORLD,
+    chosen_subjects,
+    load_subject,
+    model_hashes,
+    subject_table,
+)
+from rpo.backbone import Backbone
+from rpo.config import Config, load_config
+from rpo.encoders import Encoder, load_encoder
+from rpo.errors import UserError
+from rpo.evaluation.metrics import (
+    harmonic_reward,
+    photo_similarity,
+    subject_similarity,
+    text_similarity,
+)
+from rpo.events import Labelled, Prepared, Validated
+from rpo.models import resolve_model
+from rpo.prompts import Prompt, PromptSet, load_prompt_set
+from rpo.reward import AlignmentReward
+from rpo.sampling import derive_seed, sample, to_uint8
+from rpo.training import Trainer, TrainingData, Validator, prepare
+
+LAMBDA = 0.5
+# What each training gives: its weight of L_pref, and the methods of its last and best step.
+TRAININGS = ((0.0, "similarity", "similarity-best"), (None, "rpo-last", "rpo"))
+
+
+@dataclass(frozen=True)
+class World:
+    """The loaded models of a folder laid out as the embedded world."""
+
+    folder: Path
+    backbone: Backbone
+    reward: Encoder
+    clip: Encoder
+    dino: Encoder
+    prompts: PromptSet
+
+    @classmethod
+    def load(cls, folder: Path, config: Config) -> World:
+        """Raises UserError where a part is missing."""
+        paths = [resolve_model(folder / kind, kind) for kind in MODELS]  # type: ignore[arg-type]
+        backbone = Backbone.load(paths[0], config.device, config.resolution)
+        reward, clip, dino = (load_encoder(path, backbone.device) for path in paths[1:])
+        return cls(folder, backbone, reward, clip, dino, load_prompt_set("emojiland"))
+
+
+class Case:
+    """One subject under one seed: its base pictures, its trainings, and their judgement."""
+
+    def __init__(self, world: World, name: str, seed: int, config: Config, images: int) -> None:
+        self.world, self.name, self.seed = world, name, seed
+        self.subject = subject = load_subject(world.folder, name)
+        self.config = dataclasses.replace(
+            config, noun=subject.noun, subject_kind=subject.kind, seed=seed
+        )
+        self.photos = subject.tensor(world.backbone.resolution).add(1).div(2)
+        self.reward = AlignmentReward(world.reward, self.photos)
+        self.drawn = [p for p in self.prompts("test") for _ in range(images)]
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """The subject's prompts of one list."""
+        kind, noun = self.subject.kind, self.subject.noun
+        return self.world.prompts.prompts(split, kind, noun, self.config.identifier)
+
+    def records(self, missing: set[str]) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """A record and its (N, 3, H, W) uint8 pictures for each of the `missing` methods."""
+        if "base" in missing:
+            start = time.perf_counter()
+            yield self._judge("base", self.world.backbone.denoiser, 0, start)
+        for weight, last, best in TRAININGS:
+            if not {last, best} & missing:
+                continue
+            start = time.perf_counter()
+            trainer, curve = self._train(weight)
+            about: dict[str, Any] = {"validation_rewards": curve}
+            if weight != 0:
+                about["label_mean_probability"] = self.labelled.mean_probability
+                about["label_mean_gap"] = self.labelled.mean_gap
+            about["seconds_of_training"] = time.perf_counter() - start
+            for method, step in ((last, trainer.step), (best, trainer.stopping.best_step)):
+                start = time.perf_counter()
+                if method == best:
+                    trainer.denoiser.load_state_dict(trainer.best, strict=False)
+                if method in missing:
+                    yield self._judge(method, trainer.denoiser, step or 0, start, about)
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The training pictures and labels, which both trainings share."""
+        world = self.world
+        events = prepare(
+            world.backbone, self.reward, self.subject, self.prompts("training"), self.config
+        )
+        for event in events:
+            if isinstance(event, Labelled):
+                self.labelled = event
+            elif isinstance(event, Prepared):
+                return event.data
+        raise AssertionError("prepare ends with Prepared")
+
+    def _train(self, preference_weight: float | None) -> tuple[Trainer, dict[str, float]]:
+        """The trainer at its last step, and the reward of each validated step."""
+        training = self.config.training
+        if preference_weight is not None:
+            training = dataclasses.replace(training, preference_weight=preference_weight)
+        # Without patience: the methods that take the last step must get there.
+        config = dataclasses.replace(
+            self.config,
+            training=training,
+            validation=dataclasses.replace(self.config.validation, patience=0),
+        )
+        backbone = self.world.backbone
+        validator = Validator(backbone, self.reward, self.prompts("validation"), config)
+        trainer = Trainer(backbone, self.data, config, validator)
+        curve = {
+            str(event.step): round(event.reward, 5)
+            for event in trainer.run()
+            if isinstance(event, Validated)
+        }
+        return trainer, curve
+
+    def _judge(
+        self,
+        method: str,
+        denoiser: nn.Module,
+        step: int,
+        start: float,
+        extra: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], Tensor]:
+        world, settings = self.world, self.config.validation
+        latents = sample(
+            world.backbone,
+            denoiser,
+            world.backbone.encode_prompts([prompt.conditioning for prompt in self.drawn]),
+            [derive_seed(self.seed, "test", index) for index in range(len(self.drawn))],
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            batch_size=settings.batch_size,
+        )
+        pictures = world.backbone.decode(latents, settings.batch_size).cpu()
+        plain = [prompt.plain for prompt in self.drawn]
+        dino, photos_dino = (world.dino.encode_images(x) for x in (pictures, self.photos))
+        clip, photos_clip = (world.clip.encode_images(x) for x in (pictures, self.photos))
+        texts = world.clip.encode_texts(plain)
+        scores = self.reward.score(pictures, plain)
+        record = {
+            "subject": self.name,
+            "noun": self.subject.noun,
+            "kind": self.subject.kind,
+            "seed": self.seed,
+            "method": method,
+            "step": step,
+            "pictures": len(pictures),
+            "dino": subject_similarity(dino, photos_dino),
+            "clip_i": subject_similarity(clip, photos_clip),
+            "clip_t": text_similarity(clip, texts),
+            "harmonic_judge": harmonic_reward(clip, photos_clip, texts, LAMBDA),
+            "harmonic_reward_model": scores.combine(LAMBDA).mean().item(),
+            "photos_dino": photo_similarity(photos_dino),
+            "photos_clip_i": photo_similarity(photos_clip),
+            "seconds_of_judging": time.perf_counter() - start,
+            **(extra or {}),
+        }
+        return record, to_uint8(pictures)
+
+
+def _save_sheet(path: Path, pictures: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = torch.cat(list(pictures), dim=2).permute(1, 2, 0)  # (H, N W, 3)
+    Image.fromarray(row.contiguous().numpy()).save(path)
+
+
+def _opened(out: Path, fresh: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """The results to be continued, or `fresh`. Raises UserError where they do not fit."""
+    if not out.exists():
+        return fresh
+    if not resume:
+        raise UserError(f"--out {out}: exists; --resume completes it, or name another file")
+    stored = json.loads(out.read_text(encoding="utf-8"))
+    for key in ("config", "models", "images_per_prompt"):
+        if stored[key] != fresh[key]:
+            raise UserError(f"--out {out}: made with another {key}; name another file")
+    return stored
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The whole experiment; returns the content of the result file."""
+    config = load_config("emojiland", None, arguments.set, prompts="emojiland")
+    if arguments.seeds < 1 or arguments.images < 1:
+        raise UserError("--seeds and --images must be at least 1")
+    world = World.load(arguments.world, config)
+    names = chosen_subjects(list(subject_table(world.folder)), arguments.subjects)
+    fresh = {
+        "experiment": "learning",
+        "config": dataclasses.asdict(config),
+        "models": model_hashes(world.folder),
+        "images_per_prompt": arguments.images,
+        "sessions": [],
+        "records": [],
+    }
+    results = _opened(arguments.out, fresh, arguments.resume)
+    session = provenance(str(world.backbone.device)) | {"seconds": 0.0, "records": 0}
+    done = {(r["subject"], r["seed"], r["method"]) for r in results["records"]}
+    start = time.perf_counter()
+    for name in names:
+        for seed in range(arguments.seeds):
+            missing = {method for method in METHODS if (name, seed, method) not in done}
+            if not missing:
+                continue
+            case = Case(world, name, seed, config, arguments.images)
+            for record, pictures in case.records(missing):
+                _save_sheet(sheet_path(arguments.out, name, seed, record["method"]), pictures)
+                if not session["records"]:
+                    results["sessions"].append(session)
+                session["records"] += 1
+                session["seconds"] = round(time.perf_counter() - start, 1)
+                results["records"].append(_rounded(record))
+                write_json(arguments.out, results)
+                _tell(record, session["seconds"])
+    asked = [r for r in results["records"] if r["subject"] in names and r["seed"] < arguments.seeds]
+    results["summary"] = summarise(asked)
+    write_json(arguments.out, results)
+    write_text(arguments.out.with_suffix(".md"), render_table(results | {"records": asked}))
+    rows = [_row(world, name, place, config, arguments.images) for place, name in enumerate(names)]
+    draw_picture(rows, arguments.out).save(arguments.out.with_suffix(".png"), optimize=True)
+    return results
+
+
+def _row(world: World, name: str, place: int, config: Config, images: int) -> Row:
+    """Row k of the picture shows test prompt 4 k: another one a subject, chosen before a look."""
+    subject = load_subject(world.folder, name)
+    prompts = world.prompts.prompts("test", subject.kind, subject.noun, config.identifier)
+    index = 4 * place % len(prompts)
+    return Row(name, prompts[index].conditioning, subject.images[0], index * images)
+
+
+def _rounded(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}
+
+
+def _tell(record: dict[str, Any], seconds: float) -> None:
+    figures = "  ".join(
+        f"{key} {record[key]:.3f}" for key in ("dino", "clip_i", "clip_t", "harmonic_judge")
+    )
+    print(
+        f"{seconds:7.0f} s  {record['subject']} seed {record['seed']} {record['method']:<15} "
+        f"step {record['step']:>4}  {figures}",
+        flush=True,
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; 2 for wrong arguments, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning.json"))
+    parser.add_argument("--subjects", type=int, default=6, help="how many subjects (6)")
+    parser.add_argument("--seeds", type=int, default=2, help="how many seeds of each (2)")
+    parser.add_argument("--images", type=int, default=1, help="pictures of a test prompt (1)")
+    parser.add_argument("--resume", action="store_true", help="complete an existing result file")
+    parser.add_argument("--world", type=Path, default=WORLD, help="another folder of models")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of rpo"
+    )
+    arguments = parser.parse_args(words)
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{arguments.out.with_suffix('.md').read_text(encoding='utf-8')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The models and subjects that the benchmarks run on: the embedded world, or a folder like it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import rpo
+from rpo.config import tomllib
+from rpo.environment import model_files
+from rpo.errors import UserError
+from rpo.subject import Subject
+
+WORLD = Path(rpo.__file__).parent / "assets" / "emojiland"
+MODELS = ("pipeline", "reward", "judge-clip", "judge-dino")
+
+
+def subject_table(world: Path) -> dict[str, dict[str, str]]:
+    """Name -> noun and kind of each subject. Raises UserError where the file is absent."""
+    table = world / "subjects.toml"
+    if not table.is_file():
+        raise UserError(f"{table}: no such file; --world names a folder of models and subjects")
+    return tomllib.loads(table.read_text(encoding="utf-8"))
+
+
+def load_subject(world: Path, name: str) -> Subject:
+    """One subject and its photos."""
+    entry = subject_table(world)[name]
+    return Subject.from_folder(world / "subjects" / name, entry["noun"], entry["kind"])  # type: ignore[arg-type]
+
+
+def chosen_subjects(names: Sequence[str], count: int) -> list[str]:
+    """`count` of the sorted names, evenly spaced from the first. Raises UserError for too many."""
+    names = sorted(names)
+    if not 2 <= count <= len(names):
+        raise UserError(f"--subjects must be 2 to {len(names)}, not {count}")
+    return [names[index * len(names) // count] for index in range(count)]
+
+
+def model_hashes(world: Path) -> dict[str, dict[str, str]]:
+    """SHA-256 of the weights of every model: results of other weights must not be mixed."""
+    hashes = {kind: model_files(world / kind) for kind in MODELS}
+    return {
+        kind: {name: value for name, value in files.items() if name.endswith(".safetensors")}
+        for kind, files in hashes.items()
+    }

@@ -1,0 +1,181 @@
+"""The figures of Emojiland, printed and written to results.json, and the contact sheet.
+
+The judge is the CLIP-like encoder: it neither trains nor selects anything. It is loaded, as
+everything here, from the finished folders through the ordinary loaders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from emojiland.art import CLASS_ICONS, LIVE_CLASSES
+from emojiland.autoencoder import psnr
+from emojiland.backgrounds import CONTEXTS
+from emojiland.figures import OUTFITS, TINTS
+from emojiland.pool import Pool
+from emojiland.scenes import Look, instance, random_look
+from emojiland.subjects import SUBJECTS
+from rpo.backbone import Backbone
+from rpo.encoders import Encoder, load_encoder
+from rpo.sampling import sample
+
+STEPS, GUIDANCE = 20, 3.0
+
+
+def retrieval(images: Tensor, captions: list[str], judge: Encoder, among: int = 16) -> float:
+    """Share of pictures whose own caption beats among - 1 other random, different captions."""
+    rng = np.random.default_rng(0)
+    own = judge.encode_texts(captions)
+    pool = sorted(set(captions))
+    others = judge.encode_texts(pool)
+    right = 0
+    for k, caption in enumerate(captions):
+        rivals = [j for j in rng.permutation(len(pool)) if pool[j] != caption][: among - 1]
+        right += bool((images[k] @ own[k]) > (others[rivals] @ images[k]).max())
+    return right / len(captions)
+
+
+def choice(images: Tensor, truth: list[int], options: list[list[str]], judge: Encoder) -> float:
+    """Share of pictures whose right option beats the others; options[k] are picture k's texts."""
+    right = 0
+    for k, texts in enumerate(options):
+        right += int((judge.encode_texts(texts) @ images[k]).argmax()) == truth[k]
+    return right / len(options)
+
+
+def _draw(backbone: Backbone, prompts: list[str], seed: int) -> Tensor:
+    latents = sample(
+        backbone,
+        backbone.denoiser,
+        backbone.encode_prompts(prompts),
+        [seed + k for k in range(len(prompts))],
+        steps=STEPS,
+        guidance_scale=GUIDANCE,
+        batch_size=50,
+    )
+    return backbone.decode(latents)
+
+
+def _to_unit(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def _axes(images: Tensor, nouns: list[str], looks: list[Look], judge: Encoder) -> dict[str, float]:
+    """Top-1 over each axis's words; the other words of the caption stay."""
+    out = {
+        "class": choice(
+            images,
+            [list(CLASS_ICONS).index(n) for n in nouns],
+            [[look.caption(n) for n in CLASS_ICONS] for look in looks],
+            judge,
+        )
+    }
+    axes = {"context": list(CONTEXTS), "tint": list(TINTS), "outfit": list(OUTFITS)}
+    for axis, words in axes.items():
+        rows = [k for k, look in enumerate(looks) if getattr(look, axis)]
+        out[axis] = choice(
+            images[rows],
+            [words.index(getattr(looks[k], axis)) for k in rows],
+            [[Look(**{**vars(looks[k]), axis: w}).caption(nouns[k]) for w in words] for k in rows],
+            judge,
+        )
+    return out
+
+
+def evaluate(assets: Path, artwork: Path, test: Pool, count: int = 500) -> dict[str, object]:
+    judge = load_encoder(assets / "judge-clip")
+    reward = load_encoder(assets / "reward")
+    dino = load_encoder(assets / "judge-dino")
+    backbone = Backbone.load(assets / "pipeline")
+    rng = np.random.default_rng(23)
+    figures: dict[str, object] = {
+        "solver_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "pictures": count,
+    }
+
+    real = _to_unit(test.images[:count])
+    captions = test.captions[:count]
+    figures["autoencoder_psnr_db"] = psnr(backbone.vae, test.images[:count])
+    seen = {"judge": judge, "reward": reward}
+    for name, encoder in seen.items():
+        figures[f"real_scenes_of_16_by_{name}"] = retrieval(
+            encoder.encode_images(real), captions, encoder
+        )
+    figures["real_scenes_axes"] = _axes(
+        judge.encode_images(real), test.nouns[:count], test.looks[:count], judge
+    )
+
+    who = [instance(artwork, 10**6 + k) for k in range(count)]
+    looks = [random_look(rng, w) for w in who]
+    nouns = [w.sprite.noun for w in who]
+    prompts = [look.caption(noun) for look, noun in zip(looks, nouns, strict=True)]
+    drawn = judge.encode_images(_draw(backbone, prompts, 0))
+    figures["base_model_of_16"] = retrieval(drawn, prompts, judge)
+    figures["base_model_axes"] = _axes(drawn, nouns, looks, judge)
+    named = [f"a photo of a [V] {n}" for n in CLASS_ICONS for _ in range(10)]
+    plain = judge.encode_images(_draw(backbone, named, 10_000))
+    figures["identifier_prompt_class"] = choice(
+        plain,
+        [k for k in range(len(CLASS_ICONS)) for _ in range(10)],
+        [[f"a {n}" for n in CLASS_ICONS]] * len(named),
+        judge,
+    )
+
+    photos, owner = [], []
+    for k, name in enumerate(SUBJECTS):
+        for file in sorted((assets / "subjects" / name).glob("*.png")):
+            photos.append(np.asarray(Image.open(file).convert("RGB")))
+            owner.append(k)
+    pictures, whose = _to_unit(np.stack(photos)), np.array(owner)
+    for name, encoder in {"dino": dino, "clip": judge, "reward": reward}.items():
+        features = encoder.encode_images(pictures)
+        similar = features @ features.T
+        same = torch.from_numpy(whose[:, None] == whose[None, :])
+        off = ~torch.eye(len(whose), dtype=torch.bool)
+        nearest = similar.masked_fill(~off, -2).argmax(-1).numpy()
+        figures[f"subjects_1nn_by_{name}"] = float((whose[nearest] == whose).mean())
+        figures[f"subjects_within_between_by_{name}"] = [
+            float(similar[same & off].mean()),
+            float(similar[~same].mean()),
+        ]
+    return figures
+
+
+def contact_sheet(assets: Path, file: Path) -> None:
+    """What the base model draws: rows of nouns, columns of modifications."""
+    backbone = Backbone.load(assets / "pipeline")
+    columns = [
+        Look(),
+        Look(context="beach"),
+        Look(context="moon"),
+        Look(context="city"),
+        Look(context="snow"),
+        Look(tint="red"),
+        Look(tint="green"),
+        Look(style=True),
+        Look(context="eiffel"),
+    ]
+    dressed = [Look(outfit="santa hat"), Look(outfit="pink glasses"), Look(outfit="police")]
+    things = [Look(context="water"), Look(context="volcano"), Look(context="jungle")]
+    zoom, margin = 96, 18
+    font = ImageFont.load_default(11)
+    sheet = Image.new("RGB", (zoom * 12, (zoom + margin) * len(CLASS_ICONS)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, noun in enumerate(CLASS_ICONS):
+        looks = columns + (dressed if noun in LIVE_CLASSES else things)
+        prompts = [look.caption(noun) for look in looks]
+        images = _draw(backbone, prompts, 1000 * row)
+        for col, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            x, y = col * zoom, row * (zoom + margin)
+            sheet.paste(
+                Image.fromarray(pixels).resize((zoom, zoom), Image.Resampling.NEAREST), (x, y)
+            )
+            pen.text((x + 2, y + zoom + 2), prompt.removeprefix("a ")[:18], fill="black", font=font)
+    sheet.save(file, optimize=True)

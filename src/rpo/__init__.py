@@ -1,0 +1,61 @@
+"""Reward Preference Optimization: make a text-to-image model draw your subject, from five photos.
+
+    import rpo
+
+    subject = rpo.Subject.from_folder("photos", noun="dog")
+    run = rpo.train(subject, model="emojiland")
+    run.generate("a [V] dog on the Moon")
+
+Importing the package is cheap: PyTorch and its companions are loaded by the first name
+that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rpo.errors import UserError
+
+if TYPE_CHECKING:
+    from rpo.config import Config
+    from rpo.job import iterate, train
+    from rpo.prompts import Prompt
+    from rpo.result import Run, load_run
+    from rpo.subject import Subject
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "Prompt",
+    "Run",
+    "Subject",
+    "UserError",
+    "__version__",
+    "iterate",
+    "load_run",
+    "train",
+]
+
+_HOMES = {
+    "Config": "rpo.config",
+    "Prompt": "rpo.prompts",
+    "Run": "rpo.result",
+    "Subject": "rpo.subject",
+    "iterate": "rpo.job",
+    "load_run": "rpo.result",
+    "train": "rpo.job",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rpo' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next access is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Judging what a method drew: the metrics of the subject-driven generation papers."""

@@ -1,0 +1,115 @@
+"""A whole little job on disk: photos, prompt lists, a tiny pipeline and a tiny reward model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from tiny import TOKENS, save_tiny, tiny_tokenizer
+from transformers import CLIPConfig, CLIPModel
+
+PROMPTS = """
+[training]
+live = ["a {} in snow", "a green {}"]
+object = ["a {} in snow", "a green {}"]
+[validation]
+live = ["a {} at sea", "a blue {}"]
+object = ["a {} at sea", "a blue {}"]
+[test]
+live = ["a red {}"]
+object = ["a red {}"]
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the parts of the little world are."""
+
+    root: Path
+    photos: Path
+    model: Path
+    reward: Path
+    prompts: Path
+
+    def settings(self, steps: int = 4, every: int = 2, **more: object) -> list[str]:
+        """The job's settings as key=value: a few steps, seconds of work."""
+        values = {
+            "prompts": self.prompts,
+            "reward.model": self.reward,
+            "training.steps": steps,
+            "training.learning_rate": 1e-2,
+            "sampling.steps": 2,
+            "sampling.images_per_prompt": 2,
+            "validation.every": every,
+            "validation.steps": 2,
+            **more,
+        }
+        return [f"{key}={value}" for key, value in values.items()]
+
+    def flags(self, **more: object) -> list[str]:
+        """The same as arguments of `rpo train`, with the model."""
+        flags = ["--noun", "dog", "--model", str(self.model)]
+        for setting in self.settings(**more):  # type: ignore[arg-type]
+            flags += ["--set", setting]
+        return flags
+
+
+def make_world(root: Path) -> World:
+    """Builds it in a folder whose name has a space and an umlaut, as real ones do."""
+    world = World(
+        root, root / "meine Höhle", root / "model", root / "reward", root / "prompts.toml"
+    )
+    save_photos(world.photos)
+    save_tiny(world.model)
+    save_reward(world.reward)
+    world.prompts.write_text(PROMPTS, encoding="utf-8")
+    return world
+
+
+def save_photos(folder: Path, count: int = 3) -> None:
+    """Different drawings of 80 x 60 pixels."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        photo = Image.new("RGB", (80, 60), (60 * index, 180, 255 - 60 * index))
+        ImageDraw.Draw(photo).ellipse((20 + 5 * index, 10, 60, 50), fill=(250, 120, 30))
+        photo.save(folder / f"{index}.png")
+
+
+def save_reward(folder: Path) -> None:
+    """A random CLIP that reads the tiny tokenizer's letters."""
+    tower = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "initializer_range": 0.5,
+    }
+    tokenizer = tiny_tokenizer()
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": TOKENS,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"height": 16, "width": 16},
+        "do_center_crop": False,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
