@@ -35,9 +35,9 @@ SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
     "autoencoder": 3_600,
     "reward": 800,
-    "judge-clip": 1_000,
-    "judge-dino": 600,
-    "diffusion": 5_000,
+    "judge-clip": 900,
+    "judge-dino": 500,
+    "diffusion": 4_200,
 }
 
 

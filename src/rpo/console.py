@@ -211,7 +211,8 @@ def print_result(run: Run, console: Console | None = None) -> None:
         console.print("No step scored above the base model: best/ is the base model itself.")
     prompt = f"a {run.config.identifier} {run.config.noun} on the Moon"
     for name, value in (
-        ("Pictures", run.path / "images" / "validation"),
+        ("Overview", run.path / "images" / "overview.png"),
+        ("Pictures", run.path / "images"),
         ("Model", run.best),
         ("Report", run.report),
         ("Draw", f'rpo generate {shlex.quote(str(run.path))} "{prompt}" -n 4'),

@@ -18,6 +18,7 @@ from rpo.environment import Meter, hardware, model_files, versions
 from rpo.errors import UserError
 from rpo.events import Labelled, Prepared, StepDone, Stopped, Validated
 from rpo.models import default_reward, resolve_model
+from rpo.overview import overview
 from rpo.prompts import Prompt, load_prompt_set
 from rpo.report import render_report
 from rpo.result import Run
@@ -307,7 +308,7 @@ class _Job:
             "step": event.step,
             "subject": f"{self.config.identifier} {self.subject.noun}",
             "reward": event.reward,
-            "scheduler": "dpm++",
+            "scheduler": validation.scheduler,
             "steps": validation.steps,
             "guidance_scale": validation.guidance_scale,
             "base_model": self.config.model,
@@ -366,6 +367,9 @@ class _Job:
             folder.record(event_record(phase))
         self.meter.costs.clear()
         folder.write_report(render_report(folder))
+        run = Run(folder.path)
+        if run.history:
+            folder.save_overview(overview(run))
         return phases
 
     def _finished(self, folder: RunFolder) -> Finished:

@@ -217,6 +217,13 @@ class RunFolder:
             written.append(file.relative_to(self.path).as_posix())
         return written
 
+    def save_overview(self, picture: Image.Image) -> Path:
+        """Replaces images/overview.png."""
+        file = self.path / "images" / "overview.png"
+        with _replacing(file) as temporary:
+            save_png(picture, temporary, {})
+        return file
+
     # --- weights -------------------------------------------------------------------------
 
     def save_best(self, pipeline: Any, card: Mapping[str, Any]) -> None:
