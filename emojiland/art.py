@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 
@@ -197,6 +196,8 @@ def load_sprites(folder: Path) -> tuple[Sprite, ...]:
 @cache
 def rasterise(folder: Path, sprite: Sprite, size: int) -> np.ndarray:
     """(size, size, 4) float32 RGBA in [0, 1], not premultiplied, trimmed to fill the square."""
+    import resvg_py  # only drawing needs it
+
     svg = _svg(folder, sprite.artist, sprite.icon)
     assert svg is not None
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * size, height=2 * size))
