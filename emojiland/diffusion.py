@@ -105,7 +105,7 @@ def train(
         value = (guess - target).square().mean()
         return value, {"loss": value.item()}
 
-    fit("diffusion", model, loss, work, steps=steps, peak=1e-3, seed=2, ema_decay=0.9995)
+    fit("diffusion", model, loss, work, steps=steps, peak=1e-3, seed=2, ema_decay=0.998)
     return model
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from tiny import TOKENS, save_tiny, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel
+
+from rpo import cli, job
+from rpo.subject import Subject
 
 PROMPTS = """
 [training]
@@ -113,3 +117,46 @@ def save_reward(folder: Path) -> None:
         "image_std": [0.25, 0.25, 0.25],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def finished_run(world: World) -> Path:
+    """Trains 4 steps, validated at 0, 2 and 4."""
+    out = world.root / "done"
+    assert cli.run(["train", str(world.photos), *world.flags(), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its relative name."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """What must be the same byte for byte: weights, training state and pictures."""
+    parts = ("best", "images", "last")
+    return {f"{part}/{name}": data for part in parts for name, data in contents(run / part).items()}
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """The metrics without times and places."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    return [r for r in records if r["event"] not in ("started", "phase", "interrupted")]
+
+
+def break_off(world: World, out: Path, at: type, step: int, **more: Any) -> None:
+    """Runs a job and leaves its loop at the event of that kind and step."""
+    events = job.iterate(
+        Subject.from_folder(world.photos, "dog"),
+        model=str(world.model),
+        out=out,
+        settings=world.settings(**more),
+    )
+    for event in events:
+        if isinstance(event, at) and getattr(event, "step", step) == step:
+            break
+    events.close()

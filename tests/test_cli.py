@@ -1,11 +1,10 @@
-"""The `rpo` command from end to end, on a world of tiny real models (see jobs.py)."""
+"""The `rpo` command: what it prints, draws and refuses, on a world of tiny models (see jobs.py)."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-import signal
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import World, make_world, save_photos
+from jobs import (
+    World,
+    break_off,
+    contents,
+    finished_run,
+    make_world,
+    save_photos,
+)
 from PIL import Image
-from safetensors.torch import load_file
 
 import rpo
-from rpo import bundled, cli, console, job, models
+from rpo import bundled, cli, console, models
+from rpo.config import PRESETS, SETTINGS
 from rpo.errors import UserError
-from rpo.events import StepDone, Validated
+from rpo.events import Progress, StepDone, Validated
 from rpo.result import load_run
-from rpo.subject import Subject
 
 
 @pytest.fixture(scope="module")
@@ -32,259 +37,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def done(world: World) -> Path:
-    """A finished run of 4 steps, validated at 0, 2 and 4."""
-    out = world.root / "done"
-    assert cli.run(["train", str(world.photos), *world.flags(), "--out", str(out), "--quiet"]) == 0
-    return out
+    return finished_run(world)
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test in a directory of its own: what is written by default lands there."""
     monkeypatch.chdir(tmp_path)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder by its relative name."""
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-
-
-def results(run: Path) -> dict[str, bytes]:
-    """What must be the same byte for byte: weights, training state and pictures."""
-    parts = ("best", "images", "last")
-    return {f"{part}/{name}": data for part in parts for name, data in contents(run / part).items()}
-
-
-def measured(run: Path) -> list[dict[str, Any]]:
-    """The metrics without times and places."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    return [r for r in records if r["event"] not in ("started", "phase", "interrupted")]
-
-
-def break_off(world: World, out: Path, at: type, step: int, **more: Any) -> None:
-    """Runs a job and leaves its loop at the event of that kind and step."""
-    events = job.iterate(
-        Subject.from_folder(world.photos, "dog"),
-        model=str(world.model),
-        out=out,
-        settings=world.settings(**more),
-    )
-    for event in events:
-        if isinstance(event, at) and getattr(event, "step", step) == step:
-            break
-    events.close()
-
-
-# --- the whole job -----------------------------------------------------------------------
-
-
-def test_train_leaves_a_complete_run(done: Path) -> None:
-    names = set(contents(done))
-    assert {
-        "config.toml",
-        "environment.json",
-        "metrics.jsonl",
-        "report.html",
-        "best/model_index.json",
-        "best/unet/diffusion_pytorch_model.safetensors",
-        "last/trainer.safetensors",
-        "last/state.json",
-        "images/photos/01-0.png",
-        "images/training/04-a-green-v-dog.png",
-        "images/validation/step-00004/02-a-blue-v-dog.png",
-    } <= names
-    assert not any(name.startswith(".") or ".part" in name for name in os.listdir(done))
-    run = load_run(done)
-    assert run.finished
-    assert [point.step for point in run.history] == [0, 2, 4]
-    best = max(run.history, key=lambda point: point.reward)
-    assert [point.step for point in run.history if point.chosen] == [best.step]
-    assert run.best_step == best.step
-    environment = json.loads((done / "environment.json").read_text(encoding="utf-8"))
-    assert len(environment["subject"]["photos"]) == 3
-    assert "unet/diffusion_pytorch_model.safetensors" in environment["models"]["pipeline"]["files"]
-    phases = {r["phase"] for r in run.folder.records() if r["event"] == "phase"}
-    assert {"loading", "sampling", "labelling", "training", "validation", "saving"} == phases
-
-
-def test_best_is_an_ordinary_pipeline_with_the_chosen_weights(world: World, done: Path) -> None:
-    from rpo.backbone import quiet
-
-    with quiet():
-        from diffusers import DiffusionPipeline
-
-        pipeline = DiffusionPipeline.from_pretrained(done / "best")
-    base = load_file(world.model / "unet" / "diffusion_pytorch_model.safetensors")
-    weights = pipeline.unet.state_dict()
-    moved = any(not torch.equal(weights[name], base[name]) for name in base)
-    assert moved == (load_run(done).best_step != 0)
-
-
-def test_same_seed_same_bytes_another_seed_not(world: World, done: Path, tmp_path: Path) -> None:
-    arguments = ["train", str(world.photos), *world.flags(), "--quiet", "--out"]
-    assert cli.run([*arguments, str(tmp_path / "again")]) == 0
-    assert results(tmp_path / "again") == results(done)
-    assert measured(tmp_path / "again") == measured(done)
-    assert cli.run([*arguments, str(tmp_path / "other"), "--seed", "1"]) == 0
-    assert measured(tmp_path / "other") != measured(done)
-
-
-def test_config_of_a_run_replays_it(world: World, done: Path, tmp_path: Path) -> None:
-    arguments = ["train", str(world.photos), "--config", str(done / "config.toml"), "--quiet"]
-    assert cli.run([*arguments, "--out", str(tmp_path / "again")]) == 0
-    assert results(tmp_path / "again") == results(done)
-    assert (tmp_path / "again" / "config.toml").read_text() == (done / "config.toml").read_text()
-
-
-def test_api_is_the_same_job(world: World, done: Path, tmp_path: Path) -> None:
-    subject = rpo.Subject.from_folder(world.photos, noun="dog")
-    seen: list[str] = []
-    run = rpo.train(
-        subject,
-        model=str(world.model),
-        out=tmp_path / "api",
-        on_event=lambda event: seen.append(type(event).__name__),
-        prompts=str(world.prompts),
-        reward={"model": str(world.reward)},
-        training={"steps": 4, "learning_rate": 1e-2},
-        sampling={"steps": 2, "images_per_prompt": 2},
-        validation={"every": 2, "steps": 2},
-    )
-    assert results(run.path) == results(done)
-    assert (seen[0], seen[-1]) == ("Started", "Finished")
-    again = rpo.train(subject, out=tmp_path / "config", config=run.config)
-    assert results(again.path) == results(done)
-
-
-# --- resuming ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("at", "step"),
-    [(StepDone, 1), (StepDone, 2), (Validated, 2), (Validated, 0)],
-    ids=["between", "before a validation", "after a validation", "before the first step"],
-)
-def test_resumed_equals_uninterrupted(
-    world: World, done: Path, tmp_path: Path, at: type, step: int
-) -> None:
-    out = tmp_path / "cut"
-    break_off(world, out, at, step)
-    assert not load_run(out).finished
-    command = ["train", str(world.photos), *world.flags(), "--out", str(out), "--quiet"]
-    assert cli.run([*command, "--resume"]) == 0
-    assert results(out) == results(done)
-    assert measured(out) == measured(done)
-    assert "interrupted" not in (out / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_run_cut_while_drawing_starts_that_again(
-    world: World, done: Path, tmp_path: Path
-) -> None:
-    from rpo.events import Progress
-
-    break_off(world, tmp_path / "cut", Progress, 0)
-    assert load_run(tmp_path / "cut").history == ()
-    command = ["train", str(world.photos), "--noun", "dog", "--out", str(tmp_path / "cut")]
-    assert cli.run([*command, "--resume", "--quiet"]) == 0
-    assert results(tmp_path / "cut") == results(done)
-
-
-def test_more_steps_continue_a_finished_run(world: World, tmp_path: Path) -> None:
-    command = ["train", str(world.photos), "--quiet", "--out"]
-    assert cli.run([*command, str(tmp_path / "six"), *world.flags(steps=6)]) == 0
-    assert cli.run([*command, str(tmp_path / "two"), *world.flags(steps=2)]) == 0
-    more = ["--noun", "dog", "--resume", "--set", "training.steps=6"]
-    assert cli.run([*command, str(tmp_path / "two"), *more]) == 0
-    assert results(tmp_path / "two") == results(tmp_path / "six")
-    fewer = [*more[:-1], "training.steps=5"]
-    assert cli.run([*command, str(tmp_path / "two"), *fewer]) == cli.WRONG_INPUT
-
-
-def test_resume_of_a_finished_run_changes_nothing(
-    world: World, done: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = contents(done)
-    command = ["train", str(world.photos), "--noun", "dog", "--out", str(done), "--resume"]
-    assert cli.run(command) == 0
-    assert contents(done) == before
-    assert "chosen" in capsys.readouterr().out
-
-
-def test_resume_finds_the_newest_unfinished_run(world: World, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    for number, steps in ((2, 2), (10, 1)):
-        break_off(world, runs / f"{world.photos.name}-{number}", StepDone, steps)
-    assert cli.run(["train", str(world.photos), "--noun", "dog", "--resume", "--quiet"]) == 0
-    assert load_run(runs / f"{world.photos.name}-10").finished
-    assert not load_run(runs / f"{world.photos.name}-2").finished
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--noun", "cat"], "noun = 'dog'"),
-        (["--noun", "dog", "--seed", "5"], "seed = 0, not 5"),
-        (["--noun", "dog", "--set", "training.beta=2"], "training.beta = 1.0, not 2.0"),
-    ],
-)
-def test_resume_refuses_other_settings(
-    world: World,
-    done: Path,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    words: str,
-) -> None:
-    code = cli.run(["train", str(world.photos), *flags, "--out", str(done), "--resume"])
-    assert code == cli.WRONG_INPUT
-    assert words in capsys.readouterr().err
-
-
-def test_resume_refuses_other_photos(
-    world: World, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_photos(tmp_path / "photos", count=2)
-    command = ["train", str(tmp_path / "photos"), "--noun", "dog", "--out", str(done), "--resume"]
-    assert cli.run(command) == cli.WRONG_INPUT
-    assert "photos are not those" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_and_says_how_to_go_on(
-    world: World,
-    done: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: signal.Signals,
-) -> None:
-    def press(self: object, event: object) -> None:
-        if isinstance(event, StepDone) and event.step == 3:
-            os.kill(os.getpid(), number)
-
-    before = signal.getsignal(number)
-    with monkeypatch.context() as patch:
-        patch.setattr(console.Quiet, "__call__", press)
-        command = ["train", str(world.photos), *world.flags(), "--out", str(tmp_path / "cut")]
-        assert cli.run([*command, "--quiet"]) == cli.INTERRUPTED == 130
-    assert signal.getsignal(number) is before
-    message = capsys.readouterr().err
-    assert json.loads((tmp_path / "cut" / "last" / "state.json").read_text())["step"] == 3
-    command = shlex.split(message[message.index("rpo train") :])
-    assert cli.run([*command[1:], "--quiet"]) == 0
-    assert results(tmp_path / "cut") == results(done)
-
-
-def test_second_signal_stops_at_once() -> None:
-    with console.StopOnSignal(lambda: None) as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 # --- what is printed ---------------------------------------------------------------------
@@ -304,15 +63,79 @@ def test_plain_output(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.is_dir()
 
 
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
 def test_bars_on_a_terminal(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     assert cli.run(["train", str(world.photos), *world.flags()]) == 0
-    err = capsys.readouterr().err
-    for phase in ("sampling", "labelling", "training", "validation"):
-        assert phase in err
+    shown = ANSI.sub("", capsys.readouterr().err)
+    for phase, total in (("sampling", 4), ("labelling", 4), ("training", 4), ("validation", 2)):
+        # a mark, the name, the bar, and all of its pieces done
+        assert re.search(rf"[✓+] {phase} +━+ {total}/{total} ", shown), phase
+
+
+def test_bars_count_and_tell_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    bars = console.Bars()
+    clock = [0.0]
+    bars.progress.get_time = lambda: clock[0]
+
+    def line(phase: str) -> str:
+        capsys.readouterr()
+        bars.progress.refresh()
+        lines = ANSI.sub("", capsys.readouterr().err).splitlines()
+        (found,) = [text for text in lines if f" {phase} " in text]
+        return " ".join(found.split())  # one space between the columns
+
+    with bars:
+        bars.steps, bars.resumed_at = 10, 2
+        for step, now in ((3, 100.0), (4, 103.0), (5, 106.0)):
+            clock[0] = now
+            bars(StepDone(step, 1.0, 0.5, 0.5, 0.0, 2.0, 1.0))
+        # 3 steps of this session since the bar was begun at 100 s took 6 s; 5 are left
+        assert re.search(r"training \S+ 5/10 0:00:06 10 s left", line("training"))
+        bars(Progress("validation", 0, 4))
+        assert "left" not in line("validation")
+        clock[0] = 110.0
+        bars(Progress("validation", 1, 4))
+        assert re.search(r"validation \S+ 1/4 0:00:04 12 s left", line("validation"))
+        bars(Progress("validation", 4, 4))
+        assert re.search(r"validation \S+ 4/4", line("validation"))
+        bars(Progress("validation", 0, 4))  # the next validation begins anew
+        assert re.search(r"validation \S+ 0/4 0:00:00", line("validation"))
+
+
+def test_warnings_on_photos_are_told_before_the_training(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(world.photos), *world.flags(steps=1)]
+    assert cli.run(command) == 0
+    err = capsys.readouterr().err.splitlines()
+    told = [line for line in err if line.startswith("warning: ")]
+    assert [line.split(":")[1] for line in told] == [" 0.png", " 1.png", " 2.png"]
+    assert "small" in told[0]
+    assert err.index(told[-1]) < next(i for i, line in enumerate(err) if "pairs labelled" in line)
+    assert cli.run([*command, "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_without_selection_nothing_is_called_best(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = {"validation.keep": "last"}
+    assert cli.run(["train", str(world.photos), *world.flags(**last)]) == 0
+    page = (Path("runs") / f"{world.photos.name}-1" / "report.html").read_text(encoding="utf-8")
+    assert "best so far" not in capsys.readouterr().err
+    for words in ("scored best", "chose the step", "Choosing the step"):
+        assert words not in page
+    assert "The weights of step 4 are kept" in page
 
 
 def test_json_is_one_event_a_line(
@@ -366,7 +189,7 @@ def test_demo(
         (assets / part).symlink_to(source)
     (assets / "subjects").mkdir()
     (assets / "subjects" / "rex").symlink_to(world.photos)
-    table = '[subjects.rex]\nnoun = "dog"\nkind = "live"\n'
+    table = '[rex]\nnoun = "dog"\nkind = "live"\n'
     (assets / "subjects.toml").write_text(table, encoding="utf-8")
     monkeypatch.setattr(models, "_ASSETS", assets.parent)
     monkeypatch.setattr(bundled, "_FOLDER", assets)
@@ -417,9 +240,43 @@ def test_generate_numbers_on_and_repeats_a_seed(
 def test_generate_from_python(done: Path) -> None:
     pictures = load_run(done).generate("a [V] dog", n=2, seed=1)
     assert [picture.size for picture in pictures] == [(16, 16)] * 2
-    for wrong in ({"n": 0}, {"seed": -1}, {"steps": 0}):
-        with pytest.raises(UserError, match="must be at least"):
+    for wrong, words in (
+        ({"n": 0}, "n must be >= 1, not 0"),
+        ({"seed": -1}, "seed must be between 0 and"),
+        ({"seed": 2**63}, "seed must be between 0 and"),
+        ({"seed": 2**63 - 1, "n": 2}, "seed must be between 0 and 9223372036854775806,"),
+        ({"steps": 0}, "steps must be >= 1, not 0"),
+        ({"steps": 1001}, "steps must be <= 1000, not 1001"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be >= 0, not -1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be finite"),
+    ):
+        with pytest.raises(UserError, match=words):
             load_run(done).generate("a [V] dog", **wrong)
+    assert len(load_run(done).generate("a [V] dog", seed=2**63 - 1)) == 1
+
+
+def test_generate_draws_at_the_resolution_of_the_run(world: World, tmp_path: Path) -> None:
+    break_off(world, tmp_path / "run", Validated, 0, resolution=32)
+    (picture,) = load_run(tmp_path / "run").generate("a [V] dog")
+    assert picture.size == (32, 32)
+
+
+def test_generate_looks_at_the_folder_before_it_draws(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(*_: Any, **__: Any) -> None:
+        raise AssertionError("drew")
+
+    monkeypatch.setattr("rpo.sampling.sample", draw)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "pictures", tmp_path / "file", "~nobody-of-that-name/x"):
+        assert cli.run(["generate", str(done), "a [V] dog", "--out", str(out)]) == cli.WRONG_INPUT
+        assert capsys.readouterr().err.startswith(f"error: --out {out}: ")
+    (tmp_path / "shut").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    command = ["generate", str(done), "a [V] dog", "--out", str(tmp_path / "shut")]
+    assert cli.run(command) == cli.WRONG_INPUT
+    assert "cannot be written to" in capsys.readouterr().err
 
 
 def test_generate_default_folder_and_note(
@@ -459,6 +316,23 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found) == {"versions", "hardware", "models", "cache"}
 
 
+def test_settings_lists_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.run(["settings"]) == 0
+    out = capsys.readouterr().out
+    for key, setting in SETTINGS.items():
+        (line,) = [
+            line for line in out.splitlines() if line.split()[:1] == [key] and "=" not in line
+        ]
+        assert setting.help in line
+        assert str(setting.default) in line
+    for preset in PRESETS:
+        assert f"--preset {preset}: " in out
+    assert "  validation.patience = 3" in out
+
+
 # --- wrong input -------------------------------------------------------------------------
 
 
@@ -489,6 +363,11 @@ def _cases(world: World, place: Path) -> dict[str, list[str]]:
         "not a reward model": ["train", good, *flags, "--set", f"reward.model={place / 'holds'}"],
         "out holds other things": ["train", good, *flags, "--out", str(place / "holds")],
         "out is a file": ["train", good, *flags, "--out", str(place / "bad.toml")],
+        "out of an unknown user": ["train", good, *flags, "--out", "~nobody-of-that-name/x"],
+        "model of an unknown user": ["train", good, *flags, "--model", "~nobody-of-that-name/x"],
+        "resume of an unknown user": ["train", good, *flags, "--resume", "--out", "~nobody-of/x"],
+        "another noun": ["train", good, *flags, "--set", "noun=cat"],
+        "too many solver steps": ["train", good, *flags, "--set", "sampling.steps=1001"],
         "no noun": ["train", good, "--model", str(world.model)],
         "bad value": ["train", good, *flags, "--set", "training.steps=many"],
         "nothing to resume": ["train", good, *flags, "--resume"],
@@ -515,6 +394,11 @@ CASES = (
     "not a reward model",
     "out holds other things",
     "out is a file",
+    "out of an unknown user",
+    "model of an unknown user",
+    "resume of an unknown user",
+    "another noun",
+    "too many solver steps",
     "no noun",
     "bad value",
     "nothing to resume",
@@ -549,12 +433,39 @@ def test_every_case_is_run(world: World, tmp_path: Path) -> None:
 # --- the package and the program ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "generate", "check", "info"])
+@pytest.mark.parametrize("command", ["demo", "train", "generate", "check", "info", "settings"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert "Examples" in out
     assert f"rpo {command}" in out
+
+
+def plain_help(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The help text without the frame, in one line."""
+    assert cli.run([command, "--help"]) == 0
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+
+
+def test_help_says_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    text = plain_help("demo", capsys)
+    for name in bundled.bundled_names():
+        assert re.search(rf"\b{name}\b", text), name
+    text = plain_help("train", capsys)
+    assert "rpo settings" in text
+    assert "paper (all as published" in text
+    assert "early-stop (on top of either, stops" in text
+    assert "[default: (required)]" not in text
+    assert "Required, here or in --config." in text
+    assert "auto, cpu, mps, cuda, cuda:N or xpu" in text
+
+
+def test_rpo_alone_prints_help_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 0
+    out, err = capsys.readouterr()
+    assert "Usage: rpo" in out
+    assert out.count("Usage") == 1
+    assert err == ""
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

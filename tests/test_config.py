@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rpo.config import (
+    PRESET_HELP,
     PRESETS,
     SETTINGS,
     Config,
@@ -14,10 +15,15 @@ from rpo.config import (
     SamplingConfig,
     TrainingConfig,
     ValidationConfig,
+    changed,
     default_preset,
+    for_subject,
     from_toml,
+    given,
     load_config,
     to_toml,
+    value_of,
+    values_of,
 )
 from rpo.errors import UserError
 
@@ -59,11 +65,6 @@ OTHER = {
     "validation.keep": "last",
     "validation.patience": 2,
 }
-
-
-def value_of(config: Config, key: str) -> object:
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(config, section) if section else config, name)
 
 
 def other_config() -> Config:
@@ -173,6 +174,40 @@ def test_without_a_preset_the_model_decides(tmp_path: Path) -> None:
     assert load_config(file=file) == Config(model="org/name")
 
 
+def test_every_preset_has_one_clause_of_help() -> None:
+    assert list(PRESET_HELP) == list(PRESETS)
+    assert all(text and "." not in text and "\n" not in text for text in PRESET_HELP.values())
+
+
+def test_a_whole_config_is_the_base_and_fields_change_single_settings() -> None:
+    base = other_config()
+    config = load_config(base=base, training={"steps": 200}, overrides=["reward.lambda_val=0.9"])
+    assert config == changed(base, {"training.steps": 200, "reward.lambda_val": 0.9})
+    assert config.training.beta == OTHER["training.beta"]
+    assert config.sampling == base.sampling
+    assert load_config(base=base) == base
+    assert load_config(base=Config()) == Config()  # no preset on top, although it is emojiland
+    with pytest.raises(UserError, match="preset 'paper' and a Config exclude each other"):
+        load_config("paper", base=base)
+
+
+def test_given_is_what_was_said_and_no_default(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("seed = 9\n[validation]\npatience = 5")
+    said = given("early-stop", file, ["training.steps=7"], sampling={"steps": 3}, noun=None)
+    assert said == {"validation.patience": 5, "seed": 9, "sampling.steps": 3, "training.steps": 7}
+    assert given(base=Config()) == values_of(Config())
+
+
+def test_the_subject_fills_what_the_settings_leave_open() -> None:
+    open_ = Config()
+    assert for_subject(open_, "dog", "live") == Config(noun="dog", subject_kind="live")
+    chosen = Config(noun=" dog", subject_kind="object")
+    assert for_subject(chosen, "dog", "live") == Config(noun="dog", subject_kind="object")
+    with pytest.raises(UserError, match="noun is 'cat' in the settings.* 'dog'"):
+        for_subject(Config(noun="cat"), "dog", "live")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid_and_changes_what_it_says(preset: str) -> None:
     config = load_config(preset)
@@ -208,6 +243,8 @@ def test_numbers_become_the_fields_type() -> None:
             lambda: RewardConfig(mean="geometric"),
             "reward.mean must be one of harmonic, arithmetic, not 'geometric'",
         ),
+        (lambda: SamplingConfig(steps=1001), "sampling.steps must be <= 1000, not 1001"),
+        (lambda: ValidationConfig(steps=1001), "validation.steps must be <= 1000, not 1001"),
         (lambda: Config(noun=None), "noun must be text, not None"),
         (lambda: Config(seed=-1), "seed must be >= 0, not -1"),
         (lambda: Config(seed=2**32), "seed must be <= 4294967295, not 4294967296"),

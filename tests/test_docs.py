@@ -204,7 +204,7 @@ def test_the_page_counts_rightly() -> None:
 
 COUNTED = (
     ("backgrounds.py", "CONTEXTS"),
-    ("backgrounds.py", "HOME"),
+    ("home.py", "HOME"),
     ("figures.py", "TINTS"),
     ("figures.py", "OUTFITS"),
 )

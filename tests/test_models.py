@@ -7,7 +7,13 @@ import pytest
 
 from rpo import models
 from rpo.errors import UserError
-from rpo.models import InstalledModel, default_reward, installed_models, resolve_model
+from rpo.models import (
+    InstalledModel,
+    default_reward,
+    installed_models,
+    resolve_model,
+    resolve_models,
+)
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -110,10 +116,29 @@ def test_a_hub_model_that_is_not_here_says_what_to_download() -> None:
     assert '`hf download org/name --include "*.json"' in message
     assert '"*/*.safetensors"' in message
     assert '--exclude "*.fp16.*"' in message
+    assert '--exclude "safety_checker/*"' in message  # never loaded
     assert "path of a folder" in message
     message = refusal("kakaobrain/align-base", "reward")
     assert '--include "*.safetensors"`' in message
     assert "exclude" not in message
+
+
+def test_several_missing_models_are_named_in_one_message(tmp_path: Path) -> None:
+    wanted: list[tuple[str, models.Kind]] = [("org/sd", "pipeline"), ("org/align", "reward")]
+    with pytest.raises(UserError) as error:
+        resolve_models(wanted)
+    message = str(error.value)
+    assert message.startswith("org/sd and org/align: neither folders nor in the model cache")
+    assert "`hf download org/sd --include" in message
+    assert "`hf download org/align --include" in message
+    assert "\n" not in message
+    pipeline = str(make_pipeline(tmp_path / "p"))
+    with pytest.raises(UserError) as error:
+        resolve_models([(pipeline, "pipeline"), wanted[1]])
+    assert str(error.value) == refusal("org/align", "reward")
+    encoder = str(make_encoder(tmp_path / "e"))
+    found = resolve_models([(pipeline, "pipeline"), (encoder, "reward")])
+    assert found == [Path(pipeline), Path(encoder)]
 
 
 @pytest.mark.parametrize("name", ["./x", "../x/y", "/no/such", "a/b/c", "x", "~nobody/x/y"])

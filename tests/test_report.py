@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from rpo.chart import reward_curve, ticks, whole_ticks
-from rpo.config import load_config
-from rpo.report import duration, render_report, write_report
+from rpo.config import PRESETS, load_config
+from rpo.page import duration
+from rpo.report import render_report
 from rpo.result import Validation
 from rpo.run import RunFolder
 
@@ -128,7 +129,7 @@ def parse(html: str) -> Checker:
 def test_whole_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path, {0: 0.5, 40: 0.7, 80: 0.6}, best=40)
     end(folder)
-    path = write_report(folder.path)
+    path = folder.write_report(render_report(folder))
     assert path == folder.path / "report.html"
     html = path.read_text(encoding="utf-8")
     page = parse(html)
@@ -156,6 +157,51 @@ def test_whole_page(tmp_path: Path) -> None:
     ):
         assert text in html
     assert "interrupted" not in html
+    assert "The weights of step 40 scored best" in html
+
+
+def test_changed_settings_stand_beside_their_defaults(tmp_path: Path) -> None:
+    html = render_report(make_run(tmp_path, {0: 0.5, 40: 0.7}, best=40))
+    page = re.sub(r"<[^>]*>", " ", html)
+    section = " ".join(page[page.rindex("Settings") :].split())
+    assert section.startswith("Settings Model emojiland. These differ from the defaults.")
+    assert "setting here default" in section
+    assert "training.learning_rate 0.0001 5e-06" in section
+    assert "paper" not in section[: section.index("The prompts")]
+    changed = re.findall(r'<td class="key">([\w.]+)</td><td class="n">', html)
+    assert "model" not in changed
+    assert set(changed) == {f"{s}.{k}" for s, v in PRESETS["emojiland"].items() for k in v}
+
+
+def test_the_snippet_for_diffusers_draws_as_generate_does(tmp_path: Path) -> None:
+    html = render_report(make_run(tmp_path, {0: 0.5}, best=0))  # the preset emojiland's
+    how = PRESETS["emojiland"]["sampling"]
+    assert f"num_inference_steps={how['steps']}," in html
+    assert f"guidance_scale={how['guidance_scale']}," in html
+    assert "height=" not in html[html.index("DiffusionPipeline") :].split("</pre>")[0]
+
+
+def test_a_step_kept_without_selection_is_not_called_the_best(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {0: 0.7, 40: 0.6}, best=40)
+    assert "scored best" in render_report(folder)
+    folder.update_config(load_config(noun="dog", overrides=["validation.keep=last"]))
+    html = render_report(folder)
+    for words in ("scored best", "chose the step", "Choosing the step", "No step scored"):
+        assert words not in html
+    assert "The weights of step 40 are kept: the last ones, whatever their reward." in html
+
+
+def test_a_failure_is_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, {0: 0.5, 40: 0.7}, best=40)
+    folder.record({"event": "failed", "message": "the loss became <nan>"})
+    html = render_report(folder)
+    assert "The run ended in an error: the loss became &lt;nan&gt;" in html
+    assert "was interrupted" not in html
+
+
+def test_one_validation_says_nothing_of_the_training(tmp_path: Path) -> None:
+    html = render_report(make_run(tmp_path, {0: 0.7}, best=0))
+    assert "No step scored above" not in html
 
 
 def test_columns_fall_together(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -10,18 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from rpo.checkpoint import load_state, save_state
 from rpo.config import Config
-from rpo.environment import Meter, file_hash, model_files
+from rpo.environment import file_hash, model_files
 from rpo.errors import UserError
 from rpo.events import StepDone, Validated
+from rpo.meter import Meter
 from rpo.result import load_run
 from rpo.run import (
     RunFolder,
     check_free,
+    check_writable,
     data_from,
     event_record,
+    expanded,
     next_free,
     save_generated,
     save_png,
@@ -116,6 +121,7 @@ def test_rewind_forgets_what_will_be_run_again(folder: RunFolder) -> None:
         {"event": "validated", "step": 2},
         {"event": "step", "step": 3},
         {"event": "interrupted", "step": 3},
+        {"event": "failed", "message": "no more"},
         {"event": "phase", "phase": "training"},
     ):
         folder.record(record)
@@ -130,6 +136,86 @@ def test_rewind_forgets_what_will_be_run_again(folder: RunFolder) -> None:
         ("step", 2),
         ("phase", None),
     ]
+
+
+def test_rewind_to_before_the_first_checkpoint(folder: RunFolder) -> None:
+    for record in (
+        {"event": "started", "steps": 4},
+        {"event": "labelled", "pairs": 3},
+        {"event": "validated", "step": 0},
+        {"event": "step", "step": 1},
+    ):
+        folder.record(record)
+    folder.rewind()
+    assert [record["event"] for record in folder.records()] == ["started", "labelled"]
+    folder.rewind(labelled=False)
+    assert [record["event"] for record in folder.records()] == ["started"]
+
+
+# What a full disk raises: Python itself, a quota, and the writer of safetensors.
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    SafetensorError("I/O error: No space left on device (os error 28)"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["disk", "quota", "safetensors"])
+def test_a_full_disk_is_named_with_the_remedy(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    folder.save_best(FakePipeline("old"), {"step": 40})
+    folder.save_last({"step": 1}, {"step": 1})
+    monkeypatch.setattr("rpo.checkpoint.save_file", full)
+    with pytest.raises(UserError, match=r"trainer\.safetensors: the disk is full; .*--resume"):
+        folder.save_last({"step": 2}, {"step": 2})
+    assert (folder.load_last() or {})["step"] == 1
+    monkeypatch.setattr(FakePipeline, "save_pretrained", full)
+    with pytest.raises(UserError, match=r"best: the disk is full; .*--resume"):
+        folder.save_best(FakePipeline("new"), {"step": 80})
+    assert folder.best_card()["step"] == 40  # type: ignore[index]
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: the disk is full; .*--resume"):
+        folder.record({"event": "step"})
+    assert not [name for name in os.listdir(folder.path) if "part" in name or ".new" in name]
+
+
+def test_a_full_disk_leaves_no_half_picture_and_no_advice_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Image.Image, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise FULL[0]
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match="0001-x.png: the disk is full") as raised:
+        save_generated([Image.new("RGB", (4, 4))], tmp_path, "x", [{}])
+    assert "--resume" not in str(raised.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "new" / "folder")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written to"):
+        check_writable(tmp_path / "file" / "folder")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to; name another"):
+        check_writable(tmp_path / "new")
+
+
+def test_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert expanded("~/runs") == Path("/home/me/runs")
+    assert expanded(Path("a") / "~b") == Path("a/~b")
+    with pytest.raises(UserError, match="--out ~nobody-of-that-name/x: there is no such user"):
+        expanded("~nobody-of-that-name/x")
 
 
 def test_images_are_exact_and_carry_their_prompt(folder: RunFolder) -> None:
@@ -257,7 +343,6 @@ def test_hashes(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(blob)
     assert file_hash(link) == "0" * 64  # the hub's cache: named by its hash, not read
-    assert model_files("no/such-model-anywhere") == {}
 
 
 def test_meter_adds_time_and_keeps_the_peak() -> None:

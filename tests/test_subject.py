@@ -5,6 +5,7 @@ import math
 import struct
 import subprocess
 import sys
+import weakref
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageCms, ImageFile, ImageFont, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from rpo import subject as subject_module
 from rpo.errors import UserError
-from rpo.subject import LIVE_NOUNS, PhotoCheck, Subject, check_folder, contact_sheet
+from rpo.subject import LIVE_NOUNS, PhotoCheck, Subject, check_folder
 
 DREAMBENCH = Path(__file__).resolve().parents[2] / "shared" / "dreambench"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -68,8 +69,11 @@ def test_natural_order_and_what_is_passed_over(folder: Path) -> None:
     names = ["10.jpg", "2.JPG", "1.png", "01.png", "B2.webp", "a10.png", "a9.png"]
     for index, name in enumerate(names):
         flat((index * 20, 0, 0)).save(folder / name)
-    for name in (".hidden.jpg", "._1.png", "Thumbs.db", "notes.txt", "clip.mp4"):
+    for name in (".hidden.jpg", "._1.png", "._raw.dng", "Thumbs.db", "notes.txt", "a9.json"):
         (folder / name).write_text("x")
+    for name in ("clip.mp4", "1.MOV", "1.AAE", "10.xmp"):  # what phones and editors leave there
+        (folder / name).write_text("x")
+    (folder / "raw.dng").mkdir()
     (folder / "more.jpg").mkdir()
     checks = check_folder(folder)
     order = ["01.png", "1.png", "2.JPG", "10.jpg", "a9.png", "a10.png", "B2.webp"]
@@ -88,6 +92,41 @@ def test_a_bad_folder_is_refused(folder: Path) -> None:
         check_folder(folder / "file.jpg")
     with pytest.raises(UserError, match="no such folder"):
         check_folder("~nobody-by-this-name/photos")
+
+
+def test_pictures_that_are_not_read_are_listed_but_do_not_stop_a_training(folder: Path) -> None:
+    flat(RED).save(folder / "3.jpg")
+    flat(BLUE).save(folder / "10.jpg")
+    for name in ("1.dng", "2.CR3", "4.psd", "5.svg", "6.jxl"):
+        (folder / name).write_bytes(b"II*\0")  # a RAW file begins as a TIFF does
+    checks = check_folder(folder)
+    assert [check.path.name for check in checks] == [
+        *("1.dng", "2.CR3", "3.jpg", "4.psd", "5.svg", "6.jxl", "10.jpg")
+    ]
+    assert [check.status for check in checks if check.path.suffix == ".jpg"] == ["ok", "ok"]
+    unread = [check for check in checks if check.path.suffix != ".jpg"]
+    assert {(check.status, check.size) for check in unread} == {("ignored", None)}
+    assert {check.message for check in unread} == {"not used: export it as JPEG"}
+    paths = Subject.from_folder(folder, "dog").paths
+    assert [path.name for path in paths] == ["3.jpg", "10.jpg"]
+
+
+def test_a_cameras_double_beside_its_jpeg_is_passed_over(folder: Path) -> None:
+    flat(RED).save(folder / "IMG_1.jpg")
+    for name in ("img_1.NEF", "IMG_2.NEF"):
+        (folder / name).write_bytes(b"II*\0")
+    assert [check.path.name for check in check_folder(folder)] == ["IMG_1.jpg", "IMG_2.NEF"]
+
+
+def test_where_too_few_can_be_read_the_remedy_is_to_export(folder: Path) -> None:
+    (folder / "b.dng").write_bytes(b"II*\0")
+    for refused in (check_folder, lambda folder: Subject.from_folder(folder, "dog")):
+        with pytest.raises(UserError, match="can be read; export b.dng as JPEG$"):
+            refused(folder)
+    (folder / "c.dng").write_bytes(b"II*\0")
+    flat(RED).save(folder / "a.jpg")
+    with pytest.raises(UserError, match=r"only 1 photo; export b.dng \(and 1 more\) as JPEG"):
+        Subject.from_folder(folder, "dog")
 
 
 # One photo
@@ -396,6 +435,35 @@ def test_the_same_picture_twice_is_rejected_by_content(folder: Path) -> None:
     )
 
 
+def test_a_difference_anywhere_makes_another_picture(folder: Path) -> None:
+    size = (1200, 1000)  # hashed in more than one strip
+    for index, pixel in enumerate([None, (0, 0), (1199, 872), (0, 873), (1199, 999)]):
+        photo = flat(RED, size)
+        if pixel:
+            photo.putpixel(pixel, BLUE)
+        photo.save(folder / f"{index}.bmp")
+    assert {check.status for check in check_folder(folder)} == {"ok"}
+    flat(RED, size).save(folder / "5.bmp")
+    assert [check.status for check in check_folder(folder)][-1] == "rejected"
+
+
+def test_a_photo_is_never_hashed_in_one_piece(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat(RED, (3000, 2000)).save(folder / "a.bmp")
+    pieces = []
+    tobytes = Image.Image.tobytes
+
+    def measured(image: Image.Image, *arguments: object) -> bytes:
+        pieces.append(image.width * image.height)
+        return tobytes(image, *arguments)
+
+    monkeypatch.setattr(Image.Image, "tobytes", measured)
+    assert only(folder).status == "ok"
+    assert sum(pieces) == 3000 * 2000
+    assert max(pieces) <= 2**20
+
+
 # The subject
 
 
@@ -410,6 +478,43 @@ def test_from_folder(folder: Path) -> None:
     assert_quarters(subject.images[0])
     with pytest.raises(dataclasses.FrozenInstanceError):
         subject.noun = "cat"  # type: ignore[misc]
+
+
+def test_a_large_photo_is_kept_reduced_but_reported_as_it_is(folder: Path) -> None:
+    quarters(4096, 2560).save(folder / "1.bmp")  # nothing to compress: fast
+    quarters(2048, 2100).save(folder / "2.bmp")
+    assert [check.size for check in check_folder(folder)] == [(4096, 2560), (2048, 2100)]
+    first, second = Subject.from_folder(folder, "dog").images
+    assert first.size == (3277, 2048)  # 4096 * 2048 / 2560 = 3276.8
+    assert_quarters(first)
+    assert second.size == (2048, 2100)
+    # Lanczos, unlike box and bilinear filters, overshoots beside an edge: red on white dips.
+    dark = Image.new("L", (4096, 4096), 64)
+    dark.paste(192, (0, 0, 2047, 4096))
+    kept = np.asarray(subject_module._reduced(dark))[0].astype(int)
+    assert len(kept) == 2048
+    assert kept.min() < 64
+    assert kept.max() > 192
+
+
+def test_photos_in_full_size_are_let_go_one_by_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_module, "KEPT_SIDE", 100)
+    for index in range(4):
+        flat((index, 0, 0)).save(folder / f"{index}.png")
+    read_photo, read, alive = subject_module.read_photo, [], []
+
+    def watched(path: Path) -> tuple[Image.Image, list[str]]:
+        alive.append(sum(reference() is not None for reference in read))
+        image, notes = read_photo(path)
+        read.append(weakref.ref(image))
+        return image, notes
+
+    monkeypatch.setattr(subject_module, "read_photo", watched)
+    images = Subject.from_folder(folder, "dog").images
+    assert alive == [0, 0, 0, 0]
+    assert {image.size for image in images} == {(100, 100)}
 
 
 def test_more_than_forty_photos(folder: Path) -> None:
@@ -526,68 +631,6 @@ def test_tensor_resizes_by_lanczos_with_antialiasing() -> None:
 def test_tensor_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="size must be >= 1"):
         subject_of(flat(RED)).tensor(0)
-
-
-# The contact sheet
-
-
-def test_contact_sheet(folder: Path) -> None:
-    flat(GREEN).save(folder / "1 größer.png")
-    flat(BLUE, (31, 31)).save(folder / "2.png")
-    (folder / "3.jpg").write_bytes(b"")
-    tile, margin = 160, 10
-    sheet = contact_sheet(check_folder(folder), tile)
-    assert sheet.mode == "RGB"
-    assert sheet.width == 3 * (tile + margin) + margin
-    assert sheet.height > tile + 2 * margin
-
-    def centre(column: int, dx: int = 0) -> tuple[int, ...]:
-        x = margin + column * (tile + margin) + tile // 2 + dx
-        return sheet.getpixel((x, margin + tile // 2))
-
-    cross = (0xC4, 0x16, 0x1C)
-    assert centre(0) == GREEN
-    assert centre(1) == cross
-    assert centre(1, dx=40) == BLUE
-    assert centre(2) == cross
-    assert centre(2, dx=40) == (0xDD, 0xDD, 0xDD)
-
-
-def test_contact_sheet_labels_are_inside_their_tile(folder: Path) -> None:
-    path = folder / ("a long name " * 20 + ".png")
-    message = "word " * 100 + "w" * 300
-    labelled = contact_sheet([PhotoCheck(path, "rejected", None, message)], tile=120)
-    bare = contact_sheet([PhotoCheck(Path(" "), "rejected", None, "")], tile=120)
-    assert labelled.size == bare.size
-    left, top, right, bottom = ImageChops.difference(labelled, bare).getbbox()
-    assert left >= 7 - 1  # the margin is 120 // 16
-    assert right <= 7 + 120 + 1
-    assert top >= 7 + 120
-    assert bottom <= labelled.height
-
-
-@pytest.mark.parametrize("built_in", ["load_default", "load_default_imagefont"])
-def test_labels_without_a_font_of_the_system(
-    monkeypatch: pytest.MonkeyPatch, built_in: str
-) -> None:
-    def missing(name: str, size: float) -> None:
-        raise OSError("cannot open resource")
-
-    basic = getattr(ImageFont, built_in)()  # drawn by FreeType where there is one, or a bitmap
-    monkeypatch.setattr(ImageFont, "truetype", missing)
-    monkeypatch.setattr(ImageFont, "load_default", lambda size: basic)
-    font = subject_module._font(12)
-    assert subject_module._shortened("größer 犬.jpg", font, 500) == "gro?er ?.jpg"
-    assert contact_sheet([PhotoCheck(Path("größer 犬.jpg"), "ok", None, "")]).mode == "RGB"
-
-
-def test_contact_sheet_wraps_after_five(folder: Path) -> None:
-    checks = [PhotoCheck(folder / f"{i}.jpg", "ok", None, "") for i in range(6)]
-    five, six = contact_sheet(checks[:5], tile=50), contact_sheet(checks, tile=50)
-    assert six.width == five.width
-    assert six.height > 1.8 * five.height
-    with pytest.raises(ValueError, match="no checks"):
-        contact_sheet([])
 
 
 # The whole

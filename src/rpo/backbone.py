@@ -55,7 +55,9 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' is not usable here; use auto, cpu or cuda") from error
+        raise UserError(
+            f"device '{name}' is not usable here; use auto, cpu, mps or cuda"
+        ) from error
     return device
 
 

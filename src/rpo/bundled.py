@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rpo.errors import UserError
-from rpo.subject import Subject
+
+if TYPE_CHECKING:
+    from rpo.subject import Subject
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +31,8 @@ def bundled_subject(name: str = "") -> Subject:
 
     Raises UserError for an unknown name, with near matches, and where none is installed.
     """
+    from rpo.subject import Subject  # here, because it is slow and the names alone are not
+
     table = _table()
     name = name or (DEFAULT if DEFAULT in table else next(iter(table)))
     if name not in table:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rpo import __version__
-from rpo.config import PRESETS, SETTINGS
+from rpo.bundled import bundled_names
+from rpo.config import SETTINGS, load_config
 from rpo.errors import UserError
+from rpo.options import DeviceFlag, JsonFlag, Out, PhotosArgument, Preset, QuietFlag, Seed, Set
 
 if TYPE_CHECKING:
     from rpo.subject import Subject
@@ -23,7 +25,6 @@ WRONG_INPUT, INTERRUPTED = 2, 130
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -36,8 +37,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -48,35 +50,22 @@ def _root(
 
     [bold]rpo demo[/]
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), nl=False)
 
 
-# --- options that several commands share -------------------------------------------------
-
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Run folder to make.", show_default="runs/NAME-N in this directory"),
-]
-Seed = Annotated[int | None, typer.Option(help=SETTINGS["seed"].help)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one setting, such as training.steps=200."
-    ),
-]
-QuietFlag = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print the run folder's path at the end, no more.")
-]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")]
-DeviceFlag = Annotated[str | None, typer.Option(help=SETTINGS["device"].help)]
-PhotosArgument = Annotated[
-    Path, typer.Argument(metavar="PHOTOS", help="Folder with 4 to 6 photos of one subject.")
-]
+def _bundled() -> str:
+    """The bundled subjects for a help text, where they are installed."""
+    try:
+        return f" One of {', '.join(bundled_names())}."
+    except UserError:
+        return ""
 
 
 @app.command()
 def demo(
     subject: Annotated[
-        str | None, typer.Option(help="A bundled subject.", show_default="dog")
+        str | None, typer.Option(help=f"A bundled subject.{_bundled()}", show_default="dog")
     ] = None,
     out: Out = None,
     seed: Seed = None,
@@ -106,16 +95,14 @@ def demo(
 def train(
     photos: PhotosArgument,
     noun: Annotated[
-        str | None, typer.Option(help=SETTINGS["noun"].help, show_default="required")
+        str | None,
+        typer.Option(help=f"{SETTINGS['noun'].help} Required, here or in --config."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(help=SETTINGS["model"].help, show_default="emojiland"),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help=f"Named settings: {', '.join(PRESETS)}.", show_default="by model"),
-    ] = None,
+    preset: Preset = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="Settings, as the config.toml of a run."),
@@ -147,15 +134,18 @@ def train(
     [cyan]rpo train photos --noun dog --config runs/photos-1/config.toml --seed 1[/]
     [cyan]rpo train photos --noun dog --out runs/photos-1 --resume[/]
     """
-    from rpo.subject import Subject
+    from rpo.subject import Subject, check_folder
 
-    if config is not None and noun is None:
-        from rpo.config import load_config
-
-        noun = load_config(file=config).noun
+    chosen = load_config(preset, config, settings or (), model=model)
+    noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")
     subject = Subject.from_folder(photos, noun)
+    remarks = []
+    if not quiet and not as_json:
+        # what is small for a photograph is large enough for Emojiland's 64 pixels
+        checks = check_folder(photos, 64 if chosen.model == "emojiland" else 256)
+        remarks = [f"{item.path.name}: {item.message}" for item in checks if item.message]
     options = {
         "model": model,
         "preset": preset,
@@ -167,7 +157,7 @@ def train(
         "device": device,
         "tensorboard": tensorboard,
     }
-    _run_job(subject, options, quiet, as_json)
+    _run_job(subject, options, quiet, as_json, remarks)
 
 
 @app.command()
@@ -205,9 +195,11 @@ def generate(
     from rich.progress import BarColumn, Progress, TextColumn
 
     from rpo.result import Run, load_run
-    from rpo.run import save_generated
+    from rpo.run import check_writable, expanded, save_generated
 
     result = Run(load_run(run).path, device)
+    folder = expanded(out) if out else result.path / "images" / "generated"
+    check_writable(folder)
     name = f"{result.config.identifier} {result.config.noun}"
     messages = Console(stderr=True, highlight=False)
     if result.config.identifier not in prompt:
@@ -230,7 +222,6 @@ def generate(
             on_step=lambda done, total: bars.update(task, completed=done, total=total),
         )
     texts = [result.settings(prompt, seed + i, steps, guidance) for i in range(n)]
-    folder = out or result.path / "images" / "generated"
     for path in save_generated(pictures, folder, prompt, texts):
         typer.echo(str(path))
 
@@ -251,8 +242,9 @@ def check(
     [cyan]rpo check photos[/]
     [cyan]rpo check photos --sheet sheet.png[/]
     """
-    from rpo.console import print_checks
-    from rpo.subject import MIN_PHOTOS, check_folder, contact_sheet
+    from rpo.contact_sheet import contact_sheet
+    from rpo.subject import MIN_PHOTOS, check_folder
+    from rpo.tables import print_checks
 
     if sheet is not None:
         _check_new_png(sheet)
@@ -265,8 +257,9 @@ def check(
     if rejected:
         count = f"{len(rejected)} of {len(checks)} photos"
         raise UserError(f"{photos}: {count} cannot be used; repair or remove them")
-    if len(checks) < MIN_PHOTOS:
-        raise UserError(f"{photos}: only {len(checks)} photo; add more, best are 4 to 6")
+    usable = sum(item.status != "ignored" for item in checks)
+    if usable < MIN_PHOTOS:
+        raise UserError(f"{photos}: only {usable} photo; add more, best are 4 to 6")
 
 
 @app.command()
@@ -284,6 +277,7 @@ def info(
 
     from rpo.environment import hardware, versions
     from rpo.models import installed_models
+    from rpo.tables import print_info
 
     models: list[dict[str, Any]] = [
         {"name": m.name, "kind": m.kind, "path": str(m.path), "bytes": m.size}
@@ -294,40 +288,57 @@ def info(
         found = {"versions": versions(), "hardware": machine, "models": models}
         typer.echo(json.dumps(found | {"cache": str(HF_HUB_CACHE)}, indent=2))
         return
-    rows: list[tuple[str, str]] = [(k, v or "not installed") for k, v in versions().items()]
-    rows += [("system", machine["system"])]
-    rows += [("processor", f"{machine['processor']}, {machine['cores']} cores")]
-    rows += [("memory", f"{machine['memory_gb']} GB")] if machine["memory_gb"] else []
-    rows += [("accelerator", item["name"]) for item in machine["accelerators"]]
-    rows += [] if machine["accelerators"] else [("accelerator", "none; training uses the CPU")]
-    rows += [(m["kind"], f"{m['name']} ({m['bytes'] / 1e6:.1f} MB) {m['path']}") for m in models]
-    rows += [] if models else [("models", "none installed")]
-    rows += [("model cache", str(HF_HUB_CACHE))]
-    for name, value in rows:
-        typer.echo(f"{name:<18}{value}")
+    print_info(versions(), machine, models, str(HF_HUB_CACHE))
+
+
+@app.command("settings")
+def list_settings() -> None:
+    r"""List every setting: its name, its default and what it is for.
+
+    [bold]Examples[/]
+
+    [cyan]rpo settings[/]
+    [cyan]rpo train photos --noun dog --set training.steps=200[/]
+    """
+    from rpo.tables import print_settings
+
+    print_settings()
 
 
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _run_job(subject: Subject, options: dict[str, Any], quiet: bool, as_json: bool) -> None:
+def _run_job(
+    subject: Subject,
+    options: dict[str, Any],
+    quiet: bool,
+    as_json: bool,
+    remarks: Sequence[str] = (),
+) -> None:
     """Consumes the job's events; on Ctrl-C or SIGTERM saves and says how to go on."""
     if quiet and as_json:
         raise UserError("--quiet and --json exclude each other; give one")
+    from rich.markup import escape
+
     from rpo import console, job
     from rpo.result import Run
+    from rpo.signals import StopOnSignal
+    from rpo.tables import print_result
 
     display: console.Display
     display = console.Quiet() if quiet else console.JsonLines() if as_json else console.Bars()
     path: Path | None = None
     request = lambda: display.say("Stopping and saving. Ctrl-C again stops at once.")  # noqa: E731
-    with display, console.StopOnSignal(request) as stop:
+    with display, StopOnSignal(request) as stop:
         events = job.iterate(subject, **options)
         try:
             for event in events:
                 if isinstance(event, job.Started):
                     path = event.path
                 display(event)
+                if isinstance(event, job.Started):
+                    for remark in remarks:
+                        display.say(f"[yellow]warning:[/] {escape(remark)}")
                 if stop.requested and not isinstance(event, job.Finished):
                     events.close()  # saves last/
                     raise KeyboardInterrupt
@@ -340,7 +351,7 @@ def _run_job(subject: Subject, options: dict[str, Any], quiet: bool, as_json: bo
     if quiet:
         typer.echo(str(path))
     elif not as_json:
-        console.print_result(Run(path))
+        print_result(Run(path))
 
 
 class _Interrupted(Exception):

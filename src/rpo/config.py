@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import numbers
-import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal
 
 import tomli_w
 
 from rpo.errors import UserError
+from rpo.settings import Section, Setting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,107 +27,19 @@ else:
     import tomli as tomllib
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting: its dotted name, its type (`bool`, `int`, `float` or `str`) and its limits."""
-
-    key: str
-    type: type
-    default: Any
-    help: str
-    choices: tuple[str, ...] = ()
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    multiple_of: int | None = None
-    form: tuple[str, str] | None = None  # a pattern to match, and what that demands, in words
-
-    def check(self, value: Any) -> Any:
-        """`value` as the setting's own type. Raises UserError, naming the setting."""
-        value = self._typed(value)
-        for violated, demand in (
-            (self.choices and value not in self.choices, f"one of {', '.join(self.choices)}"),
-            (self.at_least is not None and value < self.at_least, f">= {self.at_least}"),
-            (self.above is not None and value <= self.above, f"> {self.above}"),
-            (self.at_most is not None and value > self.at_most, f"<= {self.at_most}"),
-            (self.multiple_of and value % self.multiple_of, f"a multiple of {self.multiple_of}"),
-            (self.form and not re.fullmatch(self.form[0], value), self.form and self.form[1]),
-        ):
-            if violated:
-                raise UserError(f"{self.key} must be {demand}, not {value!r}")
-        return value
-
-    def parse(self, text: str) -> Any:
-        """The value that `text` spells, as in `--set training.steps=200`. Raises UserError."""
-        value: Any = text.strip()
-        try:
-            if self.type is bool:
-                value = {"true": True, "false": False}.get(value.lower(), value)
-            elif self.type is not str:
-                value = self.type(value)
-        except ValueError:
-            pass  # still text: check() says what it should have been
-        return self.check(value)
-
-    def _typed(self, value: Any) -> Any:
-        if self.type is str:
-            if isinstance(value, (str, os.PathLike)):
-                return os.fspath(value)
-            raise UserError(f"{self.key} must be text, not {value!r}")
-        if self.type is bool:
-            if isinstance(value, bool):
-                return value
-            raise UserError(f"{self.key} must be true or false, not {value!r}")
-        # bool is an int to Python but never what a user means by a number.
-        if self.type is int:
-            if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-                return int(value)
-            raise UserError(f"{self.key} must be a whole number, not {value!r}")
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return float(value)
-            raise UserError(f"{self.key} must be finite, not {value!r}")
-        raise UserError(f"{self.key} must be a number, not {value!r}")
+TIMESTEPS = 1000  # of the diffusion that the models learned; no solver can take more
 
 
 def _field(default: Any, help: str, **limits: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
-class _Section:
-    """Checks every setting on construction, so that no invalid configuration can exist."""
-
-    _prefix: ClassVar[str] = ""
-
-    @classmethod
-    def _settings(cls) -> dict[str, Setting]:
-        """The settings that are fields of this class itself, by field name."""
-        hints = get_type_hints(cls)
-        own = {}
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if "help" not in field.metadata:
-                continue  # a section
-            choices = get_args(hints[field.name])  # of a Literal; empty for a plain type
-            own[field.name] = Setting(
-                key=cls._prefix + field.name,
-                type=str if choices else hints[field.name],
-                default=field.default,
-                choices=choices,
-                **field.metadata,
-            )
-        return own
-
-    def __post_init__(self) -> None:
-        for name, setting in self._settings().items():
-            object.__setattr__(self, name, setting.check(getattr(self, name)))
-
-
 @dataclass(frozen=True)
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """How the base model draws the training images."""
 
     _prefix: ClassVar[str] = "sampling."
-    steps: int = _field(50, "Solver steps for each training image.", at_least=1)
+    steps: int = _field(50, "Solver steps for each training image.", at_least=1, at_most=TIMESTEPS)
     guidance_scale: float = _field(7.5, "Classifier-free guidance of the base model.", at_least=0)
     images_per_prompt: int = _field(
         4, "Images that the base model draws for each training prompt.", at_least=1
@@ -140,7 +49,7 @@ class SamplingConfig(_Section):
 
 
 @dataclass(frozen=True)
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """The optimisation (Eq. 7 to 9, Table 4)."""
 
     _prefix: ClassVar[str] = "training."
@@ -170,7 +79,7 @@ class TrainingConfig(_Section):
 
 
 @dataclass(frozen=True)
-class RewardConfig(_Section):
+class RewardConfig(Section):
     """The lambda-harmonic reward (Eq. 5) and the preference labels (Eq. 6)."""
 
     _prefix: ClassVar[str] = "reward."
@@ -192,13 +101,15 @@ class RewardConfig(_Section):
 
 
 @dataclass(frozen=True)
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """When and how a checkpoint is judged; the best one is kept."""
 
     _prefix: ClassVar[str] = "validation."
     every: int = _field(40, "Gradient steps from one validation to the next.", at_least=1)
     images_per_prompt: int = _field(1, "Images drawn for each validation prompt.", at_least=1)
-    steps: int = _field(20, "Solver steps for each validation image.", at_least=1)
+    steps: int = _field(
+        20, "Solver steps for each validation image.", at_least=1, at_most=TIMESTEPS
+    )
     guidance_scale: float = _field(7.5, "Classifier-free guidance in validation.", at_least=0)
     batch_size: int = _field(8, "Images drawn at once; lower it to save memory.", at_least=1)
     scheduler: Literal["dpm++", "ddim"] = _field("dpm++", "The solver that draws them.")
@@ -219,7 +130,7 @@ _SECTION_TYPES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config(_Section):
+class Config(Section):
     """A whole run. Raises UserError, naming the setting, where a value is invalid."""
 
     model: str = _field(
@@ -242,7 +153,7 @@ class Config(_Section):
     seed: int = _field(0, "All randomness derives from it.", at_least=0, at_most=2**32 - 1)
     device: str = _field(
         "auto",
-        "Where to compute: auto, cpu, mps, cuda or cuda:N.",
+        "Where to compute: auto, cpu, mps, cuda, cuda:N or xpu.",
         form=(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", "auto, cpu, mps, cuda, cuda:N or xpu"),
     )
     resolution: int = _field(
@@ -263,7 +174,7 @@ class Config(_Section):
 SETTINGS: Mapping[str, Setting] = {
     setting.key: setting
     for section in (Config, *_SECTION_TYPES.values())
-    for setting in section._settings().values()
+    for setting in section.settings().values()
 }
 
 # "paper" and "emojiland" are whole sets of settings, one for each scale of base model. The others
@@ -278,6 +189,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "early-stop": {"validation": {"patience": 3}},
 }
 BASE_PRESETS = ("paper", "emojiland")
+PRESET_HELP = {
+    "paper": "all as published, for Stable Diffusion",
+    "emojiland": "larger steps and faster drawing, for the small built-in model",
+    "early-stop": "on top of either, stops three validations after the best one",
+}
 
 
 def default_preset(model: str) -> str:
@@ -289,30 +205,80 @@ def load_config(
     preset: str | None = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
+    base: Config | None = None,
     **fields: Any,
 ) -> Config:
     """Merge preset < TOML `file` < `fields` < `overrides` ("training.steps=200") over the defaults.
 
     Without a preset, the one that suits the resulting model is taken (`default_preset`). `fields`
     are Config's: a section is a mapping of what to change or a whole section object; None means
-    "not given". Raises UserError for an unknown preset or setting, with near matches, and for an
-    invalid value, each naming where it came from.
+    "not given". `base` is a complete Config that stands in the preset's and the file's place.
+    Raises UserError for an unknown preset or setting, with near matches, and for an invalid
+    value, each naming where it came from.
     """
+    layers = given(preset, file, overrides, base, **fields)
+    if preset not in BASE_PRESETS:
+        suitable = default_preset(layers.get("model", SETTINGS["model"].default))
+        layers = _checked(PRESETS[suitable], f"preset {suitable}") | layers
+    return _build(layers)
+
+
+def given(
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    base: Config | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
     layers: dict[str, Any] = {}
+    if base is not None:
+        if preset is not None:
+            raise UserError(
+                f"preset {preset!r} and a Config exclude each other, as a Config sets everything; "
+                "give one, or make the Config by load_config(preset)"
+            )
+        layers |= values_of(base)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, PRESETS)}")
+        layers |= _checked(PRESETS[preset], f"preset {preset}")
     if file is not None:
         layers |= _checked(_parse_toml(_read(Path(file)), str(file)), str(file))
     layers |= _checked({name: value for name, value in fields.items() if value is not None})
     for override in overrides:
         layers |= _parse_override(override)
+    return layers
 
-    base = default_preset(layers.get("model", SETTINGS["model"].default))
-    preset = preset or base
-    if preset not in PRESETS:
-        raise UserError(f"unknown preset {preset!r}; {_suggest(preset, PRESETS)}")
-    if preset not in BASE_PRESETS:
-        layers = _checked(PRESETS[preset], f"preset {preset}") | layers
-        preset = base
-    return _build(_checked(PRESETS[preset], f"preset {preset}") | layers)
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other values for the settings of these dotted names."""
+    return _build({**values_of(config), **values})
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of the setting with that dotted name."""
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """Every setting's value under its dotted name."""
+    return {key: value_of(config, key) for key in SETTINGS}
+
+
+def for_subject(config: Config, noun: str, kind: Literal["live", "object"]) -> Config:
+    """`config` with the subject's noun, and its kind where the settings leave it open.
+
+    Raises UserError where the settings name another noun.
+    """
+    if config.noun and " ".join(config.noun.split()) != noun:
+        raise UserError(
+            f"noun is {config.noun!r} in the settings, but the photos were said to show "
+            f"{noun!r}; give it once, by --noun"
+        )
+    chosen = kind if config.subject_kind == "auto" else config.subject_kind
+    return replace(config, noun=noun, subject_kind=chosen)
 
 
 def to_toml(config: Config) -> str:
@@ -323,8 +289,7 @@ def to_toml(config: Config) -> str:
         if parents and parents[0] != section:
             section = parents[0]
             lines += ["", f"# {_SECTION_TYPES[section].__doc__}", f"[{section}]"]
-        owner = getattr(config, section) if parents else config
-        lines += [f"# {setting.help}", tomli_w.dumps({name: getattr(owner, name)}).rstrip("\n")]
+        lines += [f"# {setting.help}", tomli_w.dumps({name: value_of(config, key)}).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
@@ -356,8 +321,8 @@ def _checked(layer: Mapping[str, Any], source: str = "") -> dict[str, Any]:
 
 def _flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in layer.items():
-        if isinstance(value, _Section):
-            value = {own: getattr(value, own) for own in value._settings()}
+        if isinstance(value, Section):
+            value = {own: getattr(value, own) for own in value.settings()}
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{name}.")
         else:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -24,14 +21,12 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from rpo import events, job
-from rpo.report import duration
+from rpo.page import duration
 from rpo.result import Run
 from rpo.run import event_record
-from rpo.subject import PhotoCheck
 
 
 class TimeLeft(ProgressColumn):
@@ -62,6 +57,7 @@ class Bars(AbstractContextManager["Bars"]):
         )
         self.tasks: dict[str, Any] = {}
         self.steps = self.resumed_at = 0
+        self.selects = True  # whether the reward chooses the step
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -98,6 +94,7 @@ class Bars(AbstractContextManager["Bars"]):
 
     def _start(self, event: job.Started) -> None:
         self.steps, self.resumed_at = event.steps, event.resumed_at or 0
+        self.selects = event.keep == "best"
         self.say(
             f"[bold]{escape(event.subject)}[/] from {event.photos} photos, "
             f"model {escape(event.model)}, into {escape(str(event.path))}"
@@ -126,7 +123,7 @@ class Bars(AbstractContextManager["Bars"]):
 
     def _validated(self, event: events.Validated) -> None:
         self._bar("training", event.step, self.steps)
-        best = "  [green]best so far[/]" if event.improved else ""
+        best = "  [green]best so far[/]" if event.improved and self.selects else ""
         self.say(
             f"step {event.step:>4}  reward {event.reward:.3f}  image {event.image_alignment:.3f}"
             f"  text {event.text_alignment:.3f}{best}"
@@ -155,82 +152,12 @@ class JsonLines(Quiet):
 Display = Bars | Quiet
 
 
-class StopOnSignal(AbstractContextManager["StopOnSignal"]):
-    """Turns the first Ctrl-C or SIGTERM into `requested`; the second one interrupts at once."""
-
-    def __init__(self, on_request: Callable[[], None]) -> None:
-        self.requested = False
-        self._on_request = on_request
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopOnSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        self._on_request()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def resume_command(run: Run) -> str:
     """The command line that continues a run."""
     folder = run.folder.environment()["subject"]["folder"]
     noun = shlex.quote(run.config.noun)
     out = shlex.quote(str(run.path))
     return f"rpo train {shlex.quote(folder)} --noun {noun} --out {out} --resume"
-
-
-def print_result(run: Run, console: Console | None = None) -> None:
-    """The table of validations, and where everything is, on stdout."""
-    console = console or Console(highlight=False)
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("step", "reward", "image alignment", "text alignment"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for point in run.history:
-        table.add_row(
-            str(point.step),
-            f"{point.reward:.4f}",
-            f"{point.image_alignment:.4f}",
-            f"{point.text_alignment:.4f}",
-            "chosen" if point.chosen else "",
-            style="bold green" if point.chosen else "",
-        )
-    console.print()
-    console.print(table)
-    console.print()
-    if run.best_step == 0:
-        console.print("No step scored above the base model: best/ is the base model itself.")
-    prompt = f"a {run.config.identifier} {run.config.noun} on the Moon"
-    for name, value in (
-        ("Overview", run.path / "images" / "overview.png"),
-        ("Pictures", run.path / "images"),
-        ("Model", run.best),
-        ("Report", run.report),
-        ("Draw", f'rpo generate {shlex.quote(str(run.path))} "{prompt}" -n 4'),
-    ):
-        console.print(f"{name:<9}{value}", soft_wrap=True, markup=False)
-
-
-def print_checks(checks: Sequence[PhotoCheck]) -> None:
-    """The verdict on each photo, as a table on stdout."""
-    styles = {"ok": "green", "warning": "yellow", "rejected": "red"}
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("photo", "size", "", "remark"):
-        table.add_column(name, overflow="fold")
-    for item in checks:
-        size = f"{item.size[0]} x {item.size[1]}" if item.size else ""
-        mark = Text(item.status, style=styles[item.status])
-        table.add_row(Text(item.path.name), size, mark, Text(item.message))
-    Console(highlight=False).print(table)
 
 
 def _can_print(text: str) -> bool:

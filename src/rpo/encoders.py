@@ -6,8 +6,7 @@ entry of ``FAMILIES``, chosen by the ``model_type`` in the model's config.json.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,9 +17,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from rpo.errors import UserError
+from rpo.quiet import quiet
 
 BATCH_SIZE = 32
 
@@ -119,34 +118,29 @@ class Encoder:
         return features.pooler_output
 
 
-def load_encoder(path_or_id: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """Loads an encoder from a folder, or from the hub by its id (the local cache comes first).
+def load_encoder(folder: str | Path, device: str | torch.device = "cpu") -> Encoder:
+    """Loads an encoder from its folder; ``models.resolve_model`` finds that of a hub id.
 
-    Weights are safetensors only, in float32. UserError if the model type is not in ``FAMILIES``,
-    a file is missing or broken, or the checkpoint lacks weights: those would stay random.
+    Weights are safetensors only, in float32. UserError if the folder is missing, the model type
+    is not in ``FAMILIES``, a file is missing or broken, or the checkpoint lacks weights: those
+    would stay random. Nothing is ever looked up online.
     """
-    folder = Path(path_or_id)
-    is_folder = folder.is_dir()
-    if not is_folder and (folder.is_absolute() or str(path_or_id).startswith((".", "~"))):
-        raise UserError(f"{path_or_id}: no such model folder; correct the path")
-    error: Exception | None = None
-    for local_only in (True,) if is_folder else (True, False):  # a folder never goes online
-        try:
-            with _quiet():
-                return _load(str(path_or_id), _name(folder, is_folder), device, local_only)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as caught:
-            error = caught
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    remedy = (
-        "it needs config.json, preprocessor_config.json, *.safetensors and, with texts, a tokenizer"
-        if is_folder
-        else f"run `hf download {path_or_id}` while online, or name a local folder"
-    )
-    raise UserError(f"{path_or_id}: cannot load this encoder ({reason}); {remedy}") from error
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder; correct the path")
+    try:
+        with quiet():
+            return _load(str(folder), _name(folder), device)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{folder}: cannot load this encoder ({reason}); it needs config.json, "
+            "preprocessor_config.json, *.safetensors and, with texts, a tokenizer"
+        ) from error
 
 
-def _load(source: str, name: str, device: str | torch.device, local_only: bool) -> Encoder:
-    config = AutoConfig.from_pretrained(source, local_files_only=local_only)
+def _load(source: str, name: str, device: str | torch.device) -> Encoder:
+    config = AutoConfig.from_pretrained(source, local_files_only=True)
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise UserError(
@@ -154,12 +148,10 @@ def _load(source: str, name: str, device: str | torch.device, local_only: bool) 
             f"use one of {', '.join(FAMILIES)}"
         )
     # The default backend depends on whether torchvision is there; scores must not.
-    processor = AutoImageProcessor.from_pretrained(
-        source, backend="pil", local_files_only=local_only
-    )
+    processor = AutoImageProcessor.from_pretrained(source, backend="pil", local_files_only=True)
     tokenizer = None
     if family.has_text:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_only)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         if tokenizer.pad_token is None:
             raise UserError(f"{source}: its tokenizer has no padding token; set pad_token in it")
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -170,7 +162,7 @@ def _load(source: str, name: str, device: str | torch.device, local_only: bool) 
         config=config,
         dtype=torch.float32,
         use_safetensors=True,
-        local_files_only=local_only,
+        local_files_only=True,
         output_loading_info=True,
         **dict(family.model_kwargs),
     )
@@ -184,14 +176,12 @@ def _load(source: str, name: str, device: str | torch.device, local_only: bool) 
     )
 
 
-def _name(path: Path, is_folder: bool) -> str:
-    """A name for tables: the hub id, also of a cached snapshot, else the folder and its parent."""
-    if not is_folder:
-        return path.as_posix()
-    for part in path.parts:
+def _name(folder: Path) -> str:
+    """A name for tables: the hub id of a cached snapshot, else the folder and its parent."""
+    for part in folder.parts:
         if part.startswith("models--"):
             return part.removeprefix("models--").replace("--", "/")
-    return "/".join(path.resolve().parts[-2:])
+    return "/".join(folder.resolve().parts[-2:])
 
 
 def _as_pil(images: Images) -> list[Image.Image]:
@@ -205,18 +195,3 @@ def _as_pil(images: Images) -> list[Image.Image]:
         )
     pixels = images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
     return [Image.fromarray(pixel) for pixel in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars and load reports off the screen: the caller prints."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -1,15 +1,10 @@
-"""What a run ran on: versions, hardware, model files; and what each phase of it cost."""
+"""What a run ran on: versions, hardware, model files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,106 +88,10 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def model_files(location: str | os.PathLike[str]) -> dict[str, str]:
-    """SHA-256 of each weight and configuration file of a model folder or cached hub model.
-
-    Empty when the model lies nowhere on this machine.
-    """
-    folder = Path(location)
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        for name in ("model_index.json", "config.json"):
-            found = try_to_load_from_cache(str(location), name)
-            if isinstance(found, str):
-                folder = Path(found).parent
-                break
-        else:
-            return {}
+def model_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of each weight and configuration file of a model folder."""
     return {
         path.relative_to(folder).as_posix(): file_hash(path)
         for path in sorted(folder.rglob("*"))
         if path.suffix in {".safetensors", ".json", ".txt"} and path.is_file()
     }
-
-
-def _high_water() -> float | None:
-    """The process's peak resident memory so far, in MB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
-
-
-def _resident() -> float | None:
-    """The process's resident memory now, in MB."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-@dataclass
-class Cost:
-    """What a phase took: seconds; peak memory in MB of the process and of the GPU."""
-
-    seconds: float = 0.0
-    memory_mb: float | None = None
-    gpu_memory_mb: float | None = None
-
-    def add(self, seconds: float, memory_mb: float | None, gpu_memory_mb: float | None) -> None:
-        """Times add up; of peaks the highest stays."""
-        self.seconds += seconds
-        self.memory_mb = _highest(self.memory_mb, memory_mb)
-        self.gpu_memory_mb = _highest(self.gpu_memory_mb, gpu_memory_mb)
-
-
-def _highest(a: float | None, b: float | None) -> float | None:
-    known = [value for value in (a, b) if value is not None]
-    return max(known) if known else None
-
-
-@dataclass
-class Stretch:
-    """A measured piece of work and the phase that it is booked to."""
-
-    phase: str
-
-
-@dataclass
-class Meter:
-    """Books wall-clock time and peak memory to phases that take turns.
-
-    A process's high-water mark never falls, and resetting it would mislead whoever measures
-    the process from outside. So a stretch is charged with the mark where it raised it, and
-    with the memory in use at its end where it did not.
-    """
-
-    costs: dict[str, Cost] = field(default_factory=dict)
-    _mark: float = field(default_factory=lambda: _high_water() or 0.0)
-
-    @contextmanager
-    def stretch(self, phase: str) -> Iterator[Stretch]:
-        """Measures the enclosed work; its phase may be corrected while it runs."""
-        stretch = Stretch(phase)
-        start = time.perf_counter()
-        try:
-            yield stretch
-        finally:
-            seconds = time.perf_counter() - start
-            mark = _high_water()
-            memory = mark if mark is not None and mark > self._mark else _resident()
-            self._mark = max(self._mark, mark or 0.0)
-            self.costs.setdefault(stretch.phase, Cost()).add(seconds, memory, _gpu_peak())
-
-
-def _gpu_peak() -> float | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return None
-    peak = torch.cuda.max_memory_allocated() / 1e6
-    torch.cuda.reset_peak_memory_stats()
-    return peak

@@ -9,21 +9,23 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpo.config import Config, load_config
-from rpo.environment import Meter, hardware, model_files, versions
+from rpo.config import Config, for_subject, given, load_config
+from rpo.environment import hardware, model_files, versions
 from rpo.errors import UserError
-from rpo.events import Labelled, Prepared, StepDone, Stopped, Validated
-from rpo.models import default_reward, resolve_model
+from rpo.events import Labelled, Prepared, Progress, StepDone, Stopped, Validated
+from rpo.meter import Meter, naming_exhausted_memory
+from rpo.models import default_reward, resolve_models
 from rpo.overview import overview
 from rpo.prompts import Prompt, load_prompt_set
 from rpo.report import render_report
-from rpo.result import Run
-from rpo.resume import anchored, continued, fingerprints, resumable
-from rpo.run import RunFolder, check_free, data_from, event_record, is_run, next_free
+from rpo.result import Run, drawing
+from rpo.resume import anchored, check_unchanged, continued, fingerprints, resumable
+from rpo.run import RunFolder, check_free, data_from, event_record, expanded, is_run, next_free
 from rpo.subject import Subject
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Started:
     model: str
     reward_model: str
     steps: int
+    keep: str
     resumed_at: int | None
     reference_prompt: str
     training_prompts: tuple[str, ...]
@@ -107,23 +110,23 @@ def iterate(
     out: the run folder; by default runs/<subject>-<n> in the current directory.
     config: a Config or a TOML file. settings: "training.steps=200" and the like.
     fields: Config's own, as seed=1 or training={"steps": 200}.
-    Precedence: preset < config < fields < settings.
+    Precedence: preset < config < fields < settings; a Config is complete and takes no preset.
+    The noun, and the kind that "auto" stands for, are the subject's.
     resume: continue the run in `out`, or the newest unfinished one of this subject; it keeps its
     settings, of which only `resume.CHANGEABLE` ones may be given anew.
 
     Raises UserError, before anything is written, for whatever the user got wrong. Closing the
     generator saves last/; resuming then repeats and loses nothing.
     """
-    fields["model"] = model
-    fields["noun"] = subject.noun
-    if fields.get("subject_kind") in (None, "auto"):
-        fields["subject_kind"] = subject.kind
-    if isinstance(config, Config):
-        own = {name: getattr(config, name) for name in Config.__dataclass_fields__}
-        fields = own | {name: value for name, value in fields.items() if value is not None}
-        preset, config = preset or "paper", None
-    file = None if config is None else Path(config)
-    chosen = load_config(preset, file, settings, **fields)
+    base, file = (config, None) if isinstance(config, Config) else (None, config)
+    sources: dict[str, Any] = {
+        "preset": preset,
+        "file": None if file is None else Path(file),
+        "overrides": settings,
+        "base": base,
+        "model": model,
+        **fields,
+    }
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard: TensorBoard is not installed; pip install tensorboard")
 
@@ -134,11 +137,11 @@ def iterate(
             "name it by --out"
         )
     if path is not None:
-        chosen = continued(RunFolder.open(path), subject, preset, file, fields, settings)
+        chosen = continued(RunFolder.open(path), subject, given(**sources))
     else:
-        path = Path(out).expanduser() if out else next_free(Path("runs"), subject.name)
+        chosen = anchored(for_subject(load_config(**sources), subject.noun, subject.kind))
+        path = expanded(out) if out else next_free(Path("runs"), subject.name)
         check_free(path)
-        chosen = anchored(chosen)
     yield from _Job(subject, chosen, path, tensorboard).events()
 
 
@@ -156,13 +159,12 @@ class _Job:
 
         automatic = config.reward.model == "auto"
         self.reward_name = default_reward(config.model) if automatic else config.reward.model
-        self.pipeline_path = resolve_model(config.model, "pipeline")
-        self.reward_path = resolve_model(self.reward_name, "reward")
+        self.pipeline_path, self.reward_path = resolve_models(
+            [(config.model, "pipeline"), (self.reward_name, "reward")]
+        )
         fitting = "emojiland" if config.model == "emojiland" else "paper"
         lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
-        words = (subject.kind, subject.noun, config.identifier)
-        if config.subject_kind != "auto":
-            words = (config.subject_kind, *words[1:])
+        words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)
 
@@ -171,15 +173,16 @@ class _Job:
         summary = folder.summary() if self.resumes else {}
         started = Started(
             path=self.path,
-            subject=f"{self.config.identifier} {self.subject.noun}",
+            subject=f"{self.config.identifier} {self.config.noun}",
             kind=self.config.subject_kind,
             photos=len(self.subject.images),
             model=self.config.model,
             reward_model=self.reward_name,
             steps=self.config.training.steps,
+            keep=self.config.validation.keep,
             resumed_at=summary.get("step", 0) if self.resumes else None,
             reference_prompt=Prompt.reference(
-                self.subject.noun, self.config.identifier
+                self.config.noun, self.config.identifier
             ).conditioning,
             training_prompts=tuple(prompt.conditioning for prompt in self.training),
             validation_prompts=tuple(prompt.conditioning for prompt in self.validation),
@@ -189,7 +192,11 @@ class _Job:
             yield self._finished(folder)
             return
 
-        with self._stretch("loading"):
+        with self._stretch("loading"), naming_exhausted_memory():
+            if self.resumes:
+                prompts = ("training_prompts", "validation_prompts")
+                models = {"pipeline": self.pipeline_path, "reward": self.reward_path}
+                check_unchanged(folder, models, {name: getattr(started, name) for name in prompts})
             backbone, reward = self._load()
             environment = self._environment(backbone) if not self.resumes else {}
         if self.resumes:
@@ -203,7 +210,13 @@ class _Job:
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
         try:
-            yield from self._work(folder, backbone, reward)
+            with naming_exhausted_memory():
+                yield from self._work(folder, backbone, reward)
+        except UserError as error:
+            with suppress(UserError, OSError):  # a full disk, say, which the first error has named
+                folder.record({"event": "failed", "message": str(error)})
+                self._close(folder)
+            raise
         except GeneratorExit:
             # The trainer is between two events here, so its state is whole.
             self._checkpoint(folder, finished=False)
@@ -242,7 +255,7 @@ class _Job:
             "resolution": backbone.resolution,
             "subject": {
                 "name": self.subject.name,
-                "noun": self.subject.noun,
+                "noun": self.config.noun,
                 "kind": self.config.subject_kind,
                 "folder": str(self.subject.paths[0].resolve().parent),
                 "photos": fingerprints(self.subject),
@@ -256,7 +269,9 @@ class _Job:
     def _work(self, folder: RunFolder, backbone: Any, reward: Any) -> Iterator[Any]:
         from rpo.training import Trainer, TrainingData, Validator, prepare
 
-        tensors = folder.load_data()
+        tensors, state = folder.load_data(), folder.load_last()
+        if state is None:
+            folder.rewind(labelled=tensors is not None)
         if tensors is None:
             data = None
             for event in self._timed(
@@ -276,11 +291,10 @@ class _Job:
         with self._stretch("loading"):
             validator = Validator(backbone, reward, self.validation, self.config)
             trainer = Trainer(backbone, data, self.config, validator)
-            state = folder.load_last()
             if state is not None:
                 trainer.load_state_dict(state)
                 folder.rewind(trainer.step, int(state["validated"]))
-                del state
+                state = None
         self.trainer = trainer
         for event in self._timed(trainer.run()):
             images = None
@@ -293,7 +307,7 @@ class _Job:
                         pipeline = backbone.pipeline(trainer.denoiser)
                         folder.save_best(pipeline, self._card(event))
                     self._log(folder, event, images)
-                    self._checkpoint(folder, finished=False)
+                self._checkpoint(folder, finished=False)
             elif isinstance(event, Stopped):
                 self._log(folder, event)
                 self._checkpoint(folder, finished=True)
@@ -303,14 +317,11 @@ class _Job:
 
     def _card(self, event: Validated) -> dict[str, Any]:
         """How to draw with best/ in other software."""
-        validation = self.config.validation
         return {
             "step": event.step,
-            "subject": f"{self.config.identifier} {self.subject.noun}",
+            "subject": f"{self.config.identifier} {self.config.noun}",
             "reward": event.reward,
-            "scheduler": validation.scheduler,
-            "steps": validation.steps,
-            "guidance_scale": validation.guidance_scale,
+            **drawing(self.config),
             "base_model": self.config.model,
         }
 
@@ -345,7 +356,7 @@ class _Job:
             yield event
 
     def _log(self, folder: RunFolder, event: Any, images: list[str] | None = None) -> None:
-        if type(event).__name__ in ("Progress", "Prepared"):
+        if isinstance(event, (Progress, Prepared)):
             return
         record = event_record(event)
         if images is not None:

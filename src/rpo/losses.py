@@ -28,13 +28,10 @@ def improvement(error_base: Tensor, error_model: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """The loss (scalar with gradient) and its diagnostics (detached scalars, batch means)."""
+    """The loss (scalar with gradient) and what is logged beside it (detached scalar)."""
 
     loss: Tensor
-    margin: Tensor  # β (Δ_ref - Δ_gen), the logit of "the reference is preferred"
-    accuracy: Tensor  # share of samples whose margin has the label's sign; a zero margin is half
-    implicit_ref: Tensor  # β Δ_ref, the implicit reward of the reference
-    implicit_gen: Tensor  # β Δ_gen
+    margin: Tensor  # batch mean of β (Δ_ref - Δ_gen), the logit of "the reference is preferred"
 
 
 def preference_loss(
@@ -51,12 +48,4 @@ def preference_loss(
         raise ValueError(f"delta_ref, delta_gen and labels must all be (B,), not {shapes}")
     margin = beta * (delta_ref - delta_gen)
     loss = -(labels * F.logsigmoid(margin) + (1 - labels) * F.logsigmoid(-margin)).mean()
-    detached = margin.detach()
-    agreement = 0.5 + 0.5 * detached.sign() * (2 * labels - 1).sign()  # 1 agrees, 0 contradicts
-    return PreferenceLoss(
-        loss=loss,
-        margin=detached.mean(),
-        accuracy=agreement.mean(),
-        implicit_ref=beta * delta_ref.detach().mean(),
-        implicit_gen=beta * delta_gen.detach().mean(),
-    )
+    return PreferenceLoss(loss, margin.detach().mean())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
@@ -75,6 +75,26 @@ def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
     return folder
 
 
+def resolve_models(wanted: Sequence[tuple[str, Kind]]) -> list[Path]:
+    """`resolve_model` of several; one UserError names the commands for all that must be fetched."""
+    found, missing = [], []
+    for name, kind in wanted:
+        try:
+            found.append(resolve_model(name, kind))
+        except _NotCached as error:
+            missing.append(error)
+    if len(missing) == 1:
+        raise missing[0]
+    if missing:
+        names = " and ".join(error.name for error in missing)
+        commands = " and ".join(f"`{error.command}`" for error in missing)
+        raise UserError(
+            f"{names}: neither folders nor in the model cache of this machine; fetch them with "
+            f"{commands}, or give the paths of folders that hold them"
+        )
+    return found
+
+
 def installed_models() -> list[InstalledModel]:
     """The embedded models, then those of the hub's cache, by name; no incomplete ones."""
     return [*_embedded(), *sorted(_cached(), key=lambda model: model.name.lower())]
@@ -111,6 +131,17 @@ def _cached() -> Iterator[InstalledModel]:
         yield InstalledModel(repo.repo_id, kind, folder, repo.size_on_disk)
 
 
+class _NotCached(UserError):
+    """A hub model that is not on this machine, and the command that fetches it."""
+
+    def __init__(self, name: str, kind: Kind) -> None:
+        self.name, self.command = name, _download_command(name, kind)
+        super().__init__(
+            f"{name}: neither a folder nor in the model cache of this machine; fetch it with "
+            f"`{self.command}`, or give the path of a folder that holds it"
+        )
+
+
 def _cached_or_refuse(name: str, kind: Kind) -> Path:
     if not _HUB_ID.fullmatch(name):
         near = difflib.get_close_matches(name, [EMBEDDED])
@@ -118,10 +149,7 @@ def _cached_or_refuse(name: str, kind: Kind) -> Path:
         raise UserError(f"{name}: no such model folder; {remedy}")
     folder = _snapshot(name, kind)
     if folder is None:
-        raise UserError(
-            f"{name}: neither a folder nor in the model cache of this machine; fetch it with "
-            f"`{_download_command(name, kind)}`, or give the path of a folder that holds it"
-        )
+        raise _NotCached(name, kind)
     return folder
 
 
@@ -144,7 +172,10 @@ def _download_command(hub_id: str, kind: Kind) -> str:
     command = f"hf download {hub_id}"
     for pattern in ("*.json", "*.txt", weights):
         command += f' --include "{pattern}"'
-    return command + ' --exclude "*.fp16.*" --exclude "*non_ema*"' * (kind == "pipeline")
+    if kind == "pipeline":
+        for pattern in ("*.fp16.*", "*non_ema*", "safety_checker/*"):  # the last is 1.2 GB
+            command += f' --exclude "{pattern}"'
+    return command
 
 
 def _marker(kind: Kind) -> str:

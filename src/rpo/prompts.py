@@ -6,19 +6,14 @@ searches a finished text for the identifier.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from rpo.config import tomllib
 from rpo.errors import UserError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 BUILT_IN = ("paper", "emojiland")
 SPLITS = ("training", "validation", "test")

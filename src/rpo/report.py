@@ -5,29 +5,20 @@ Pictures are inlined, the curve is SVG, there is no script and no address to fet
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from rpo.chart import reward_curve
-from rpo.config import SETTINGS, Config
-from rpo.result import Run, Validation
-from rpo.resume import value_of
+from rpo.config import SETTINGS, Config, value_of
+from rpo.meter import Cost
+from rpo.page import duration, memory, picture, section, table
+from rpo.result import Run, Validation, drawing
 from rpo.run import RunFolder
 
-TINY = 128  # pixels; smaller pictures are inlined as they are and enlarged without smoothing
-EMBEDDED = 448  # pixels; larger ones are inlined at this size: the originals are in images/
 STYLE = Path(__file__).parent / "assets" / "report.css"
-
-
-def write_report(path: Path) -> Path:
-    """Renders and replaces report.html of a run folder; returns its path."""
-    folder = RunFolder.open(path)
-    return folder.write_report(render_report(folder))
 
 
 def render_report(folder: RunFolder) -> str:
@@ -39,11 +30,11 @@ def render_report(folder: RunFolder) -> str:
     body = [
         _header(run, records, subject),
         _photos(folder),
-        _comparison(folder, records, history) if history else "",
+        _comparison(folder, records, history, run.config.validation.keep) if history else "",
         _curve(run.config, history) if history else "",
         _labels(folder, records),
         _costs(records),
-        _usage(folder, subject) if history else "",
+        _usage(run, subject) if history else "",
         _settings(folder, run.config, records),
     ]
     return (
@@ -56,62 +47,6 @@ def render_report(folder: RunFolder) -> str:
     )
 
 
-# --- pieces ------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, left = divmod(minutes, 60)
-    return f"{hours} h {left:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _memory(megabytes: float | None) -> str:
-    if megabytes is None:
-        return "–"
-    return f"{megabytes / 1000:.2f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
-
-
-def _section(title: str, intro: str, content: str) -> str:
-    return f'<section>\n<h2>{title}</h2>\n<p class="soft">{intro}</p>\n{content}\n</section>'
-
-
-def _picture(file: Path, alt: str, caption: str = "", style: str = "") -> str:
-    """A figure with the picture inlined; empty where the file is gone."""
-    from PIL import Image
-
-    if not file.is_file():
-        return ""
-    with Image.open(file) as image:
-        size = image.size
-        if max(size) <= TINY:
-            kind, data, look = "png", file.read_bytes(), ' class="pixel"'
-        else:
-            buffer = io.BytesIO()
-            small = image.convert("RGB")
-            small.thumbnail((EMBEDDED, EMBEDDED))
-            small.save(buffer, "JPEG", quality=88)
-            kind, data, look = "jpeg", buffer.getvalue(), ""
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return (
-        f'<figure class="{style}"><img{look} width="{size[0]}" height="{size[1]}" '
-        f'alt="{escape(alt)}" src="{source}">{note}</figure>'
-    )
-
-
-def _table(head: Iterable[tuple[str, str]], rows: Iterable[str]) -> str:
-    titles = "".join(f'<th class="{style}">{escape(name)}</th>' for name, style in head)
-    return (
-        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
 # --- sections ----------------------------------------------------------------------------
 
 
@@ -119,21 +54,25 @@ def _header(run: Run, records: list[dict[str, Any]], subject: str) -> str:
     history, best = run.history, run.best_step
     done = max((record.get("step", 0) for record in records), default=0)
     photos = len(run.folder.environment()["subject"]["photos"])
-    stopped = [record for record in records if record["event"] == "stopped"]
+    ends = {r["event"]: r for r in records if r["event"] in ("stopped", "failed")}
     lede = f"Learned from {photos} photos in {done} gradient steps, judged {len(history)} times. "
     notice = ""
     if not history:
         lede = f"Interrupted before the first validation; {photos} photos are ready."
-    elif best == 0:
+    elif run.config.validation.keep == "last":
+        lede += f"The weights of step {best} are kept: the last ones, whatever their reward."
+    elif best == 0 and len(history) > 1:
         notice = (
             "No step scored above the base model, so best/ holds the base model itself: this run "
             "has not helped. More photos, more steps or another learning rate may."
         )
     else:
         lede += f"The weights of step {best} scored best and are the ones kept."
-    if stopped and stopped[-1].get("reason") == "patience":
+    if ends.get("stopped", {}).get("reason") == "patience":
         lede += " Training stopped early, as the reward no longer rose."
-    if not stopped and history:
+    if "failed" in ends:
+        notice += f" The run ended in an error: {ends['failed']['message']}"
+    elif not ends and history:
         notice += " The run was interrupted and is not finished; --resume continues it."
     facts = _facts(history, records) if history else ""
     warning = f'<p class="notice">{escape(notice.strip())}</p>' if notice else ""
@@ -175,14 +114,14 @@ def _photos(folder: RunFolder) -> str:
     names = [photo["name"] for photo in folder.environment()["subject"]["photos"]]
     names = names if len(names) == len(files) else [file.name for file in files]
     figures = "".join(
-        _picture(file, f"photo {name}", name) for file, name in zip(files, names, strict=True)
+        picture(file, f"photo {name}", name) for file, name in zip(files, names, strict=True)
     )
     intro = "As the model sees them: upright, the centre square, at the model's own size."
-    return _section("The photos", intro, f'<div class="photos">{figures}</div>')
+    return section("The photos", intro, f'<div class="photos">{figures}</div>')
 
 
 def _comparison(
-    folder: RunFolder, records: list[dict[str, Any]], history: tuple[Validation, ...]
+    folder: RunFolder, records: list[dict[str, Any]], history: tuple[Validation, ...], keep: str
 ) -> str:
     shown = {r["step"]: r for r in records if r["event"] == "validated"}
     best = next((point.step for point in history if point.chosen), None)
@@ -198,7 +137,7 @@ def _comparison(
     cards = []
     for index, prompt in enumerate(prompts):
         trio = "".join(
-            _picture(
+            picture(
                 folder.path / shown[step]["images"][index],
                 f"{prompt}, step {step}",
                 name,
@@ -211,9 +150,11 @@ def _comparison(
         )
     intro = (
         "Each card is one prompt, drawn from the same noise every time. These prompts were never "
-        "trained on; they are the ones whose rewards chose the step."
+        "trained on."
     )
-    return _section("Before and after", intro, f'<div class="pairs">{"".join(cards)}</div>')
+    if keep == "best":
+        intro += " They are the ones whose rewards chose the step."
+    return section("Before and after", intro, f'<div class="pairs">{"".join(cards)}</div>')
 
 
 def _curve(config: Config, history: tuple[Validation, ...]) -> str:
@@ -242,11 +183,11 @@ def _curve(config: Config, history: tuple[Validation, ...]) -> str:
         for point in history
     ]
     head = [("step", "n"), ("reward", "n"), ("image", "n"), ("text", "n"), ("", "")]
-    return _section(
-        "Choosing the step",
+    return section(
+        "Choosing the step" if config.validation.keep == "best" else "The course of the reward",
         intro,
         f'<div class="panel"><ul class="legend">{legend}</ul>{charts}</div>'
-        f"<details><summary>All {len(history)} validations</summary>{_table(head, rows)}</details>",
+        f"<details><summary>All {len(history)} validations</summary>{table(head, rows)}</details>",
     )
 
 
@@ -274,14 +215,14 @@ def _labels(folder: RunFolder, records: list[dict[str, Any]]) -> str:
         '</span><span class="drawing">drawn picture</span></div>'
     )
     drawn = sorted((folder.path / "images" / "training").glob("*.png"))
-    pictures = "".join(_picture(file, text, text) for file in drawn for text in [_prompt(file)])
+    pictures = "".join(picture(file, text, text) for file in drawn for text in [_prompt(file)])
     more = (
         f"<details><summary>The base model's {len(drawn)} pictures</summary>"
         f'<div class="drawn">{pictures}</div></details>'
         if drawn
         else ""
     )
-    return _section("Preference labels", intro, f'{bar}<dl class="facts">{facts}</dl><br>{more}')
+    return section("Preference labels", intro, f'{bar}<dl class="facts">{facts}</dl><br>{more}')
 
 
 def _prompt(file: Path) -> str:
@@ -293,42 +234,46 @@ def _prompt(file: Path) -> str:
 
 
 def _costs(records: list[dict[str, Any]]) -> str:
-    costs: dict[str, dict[str, Any]] = {}
+    costs: dict[str, Cost] = {}
     for record in records:
         if record["event"] == "phase":
-            cost = costs.setdefault(record["phase"], {"seconds": 0.0})
-            cost["seconds"] += record["seconds"]
-            for key in ("memory_mb", "gpu_memory_mb"):
-                known = [v for v in (cost.get(key), record[key]) if v is not None]
-                cost[key] = max(known, default=None)
+            costs.setdefault(record["phase"], Cost()).add(
+                record["seconds"], record["memory_mb"], record["gpu_memory_mb"]
+            )
     if not costs:
         return ""
-    total = sum(cost["seconds"] for cost in costs.values()) or 1.0
-    gpu = any(cost["gpu_memory_mb"] is not None for cost in costs.values())
+    total = sum(cost.seconds for cost in costs.values()) or 1.0
+    gpu = any(cost.gpu_memory_mb is not None for cost in costs.values())
     rows = []
     for phase, cost in costs.items():
-        share = cost["seconds"] / total
-        extra = f'<td class="n">{_memory(cost["gpu_memory_mb"])}</td>' if gpu else ""
+        share = cost.seconds / total
+        extra = f'<td class="n">{memory(cost.gpu_memory_mb)}</td>' if gpu else ""
         rows.append(
-            f'<tr><td>{escape(phase)}</td><td class="n">{duration(cost["seconds"])}</td>'
-            f'<td class="n">{_memory(cost["memory_mb"])}</td>{extra}'
+            f'<tr><td>{escape(phase)}</td><td class="n">{duration(cost.seconds)}</td>'
+            f'<td class="n">{memory(cost.memory_mb)}</td>{extra}'
             f'<td class="w"><span class="bar" style="width:{share:.1%}"></span></td></tr>'
         )
     head = [("phase", ""), ("time", "n"), ("peak memory", "n")]
     head += [("GPU memory", "n")] if gpu else []
-    table = _table([*head, ("share of the time", "w")], rows)
-    return _section("Time and memory", "Per phase, over all sessions of this run.", table)
+    content = table([*head, ("share of the time", "w")], rows)
+    return section("Time and memory", "Per phase, over all sessions of this run.", content)
 
 
-def _usage(folder: RunFolder, subject: str) -> str:
-    path = str(folder.path)
+def _usage(run: Run, subject: str) -> str:
+    path = str(run.path)
     prompt = f"a {subject} on the Moon"
     command = f'rpo generate {shlex.quote(path)} "{prompt}" -n 4 --seed 0'
     ours = f'import rpo\n\nrun = rpo.load_run({path!r})\nimages = run.generate("{prompt}", n=4)'
+    how, size = drawing(run.config), run.config.resolution
     plain = (
         "from diffusers import DiffusionPipeline\n\n"
         f"pipeline = DiffusionPipeline.from_pretrained({path + '/best'!r})\n"
-        f'image = pipeline("{prompt}").images[0]'
+        "image = pipeline(\n"
+        f'    "{prompt}",\n'
+        f"    num_inference_steps={how['steps']},\n"
+        f"    guidance_scale={how['guidance_scale']},\n"
+        + (f"    height={size},\n    width={size},\n" if size else "")
+        + ").images[0]"
     )
     blocks = "".join(
         f"<h3>{title}</h3><pre>{escape(code)}</pre>"
@@ -339,7 +284,7 @@ def _usage(folder: RunFolder, subject: str) -> str:
         )
     )
     intro = f"Write “{escape(subject)}” wherever a prompt should show the subject."
-    return _section("Using the result", intro, blocks)
+    return section("Using the result", intro, blocks)
 
 
 def _settings(folder: RunFolder, config: Config, records: list[dict[str, Any]]) -> str:
@@ -347,14 +292,14 @@ def _settings(folder: RunFolder, config: Config, records: list[dict[str, Any]]) 
     rows = []
     for key, setting in SETTINGS.items():
         value, default = (value_of(c, key) for c in (config, plain))
-        if value != default and key not in ("noun", "subject_kind"):
+        if value != default and key not in ("model", "noun", "subject_kind"):
             rows.append(
                 f'<tr><td class="key">{escape(key)}</td><td class="n">{escape(str(value))}</td>'
                 f'<td class="n soft">{escape(str(default))}</td>'
                 f'<td class="w soft">{escape(setting.help)}</td></tr>'
             )
-    head = [("setting", ""), ("here", "n"), ("paper", "n"), ("", "w")]
-    changed = _table(head, rows) if rows else ""
+    head = [("setting", ""), ("here", "n"), ("default", "n"), ("", "w")]
+    differing = table(head, rows) if rows else ""
     details = [("All settings (config.toml)", _pre(folder.path / "config.toml"))]
     started = next((record for record in records if record["event"] == "started"), None)
     if started:
@@ -363,12 +308,9 @@ def _settings(folder: RunFolder, config: Config, records: list[dict[str, Any]]) 
     blocks = "".join(
         f"<details><summary>{title}</summary>{content}</details>" for title, content in details
     )
-    intro = (
-        "Where they differ from the paper's; all else is as published."
-        if rows
-        else "All as published in the paper."
-    )
-    return _section("Settings", intro, f"{changed}<br>{blocks}")
+    intro = f"Model {config.model}. "
+    intro += "These differ from the defaults." if rows else "All at their defaults."
+    return section("Settings", escape(intro), f"{differing}<br>{blocks}")
 
 
 def _pre(file: Path) -> str:

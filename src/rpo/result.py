@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo import __version__
-from rpo.config import Config
+from rpo.config import SETTINGS, Config
 from rpo.errors import UserError
+from rpo.meter import naming_exhausted_memory
 from rpo.run import REPORT, RunFolder, as_pictures
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ class Validation:
     image_alignment: float
     text_alignment: float
     chosen: bool
+
+
+LAST_SEED = 2**63 - 1  # of torch's generators
+
+
+def drawing(config: Config) -> dict[str, Any]:
+    """How pictures are drawn with a run's result, unless its user says otherwise."""
+    sampling = config.sampling
+    return {
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "scheduler": sampling.scheduler,
+    }
 
 
 @dataclass
@@ -89,19 +103,22 @@ class Run:
 
         if not (self.best / "model_index.json").is_file():
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        return Backbone.load(self.best, device=self._device or self.config.device)
+        return Backbone.load(
+            self.best,
+            device=self._device or self.config.device,
+            resolution=self.config.resolution,
+        )
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
     ) -> dict[str, Any]:
         """All that decides one picture, as kept in its PNG."""
-        sampling = self.config.sampling
+        given = {"steps": steps, "guidance_scale": guidance_scale}
         return {
             "prompt": prompt,
             "seed": seed,
-            "steps": sampling.steps if steps is None else steps,
-            "guidance_scale": sampling.guidance_scale if guidance_scale is None else guidance_scale,
-            "scheduler": sampling.scheduler,
+            **drawing(self.config),
+            **{name: value for name, value in given.items() if value is not None},
             "model": self.config.model,
             "training_step": self.best_step,
             "software": f"rpo {__version__}",
@@ -119,28 +136,33 @@ class Run:
     ) -> list[Image.Image]:
         """Draws n pictures with seeds seed, seed + 1 … The picture of a seed is always the same.
 
-        prompt: with the identifier, as "a [V] dog on the Moon". Raises UserError for n < 1,
-        steps < 1, a negative seed or an unfinished run without best/.
+        prompt: with the identifier, as "a [V] dog on the Moon". Raises UserError for n, seed, steps
+        or guidance_scale out of range, and for an unfinished run without best/.
         """
         from rpo.sampling import sample
 
-        for name, value, least in (("n", n, 1), ("seed", seed, 0), ("steps", steps, 1)):
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, not {value}")
+        for name, value in (("steps", steps), ("guidance_scale", guidance_scale)):
+            if value is not None:
+                replace(SETTINGS[f"sampling.{name}"], key=name).check(value)
+        if n < 1:
+            raise UserError(f"n must be >= 1, not {n}")
+        if not 0 <= seed <= LAST_SEED + 1 - n:
+            raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
         chosen = self.settings(prompt, seed, steps, guidance_scale)
         backbone = self._backbone
-        latents = sample(
-            backbone,
-            backbone.denoiser,
-            backbone.encode_prompts([prompt] * n),
-            range(seed, seed + n),
-            steps=chosen["steps"],
-            guidance_scale=chosen["guidance_scale"],
-            batch_size=self.config.sampling.batch_size,
-            scheduler=chosen["scheduler"],
-            on_step=on_step,
-        )
-        return as_pictures(backbone.decode(latents))
+        with naming_exhausted_memory():
+            latents = sample(
+                backbone,
+                backbone.denoiser,
+                backbone.encode_prompts([prompt] * n),
+                range(seed, seed + n),
+                steps=chosen["steps"],
+                guidance_scale=chosen["guidance_scale"],
+                batch_size=self.config.sampling.batch_size,
+                scheduler=chosen["scheduler"],
+                on_step=on_step,
+            )
+            return as_pictures(backbone.decode(latents))
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rpo.config import PRESETS, SETTINGS, Config, load_config, tomllib
-from rpo.environment import file_hash
+from rpo.config import SETTINGS, Config, changed, for_subject, value_of
+from rpo.environment import file_hash, model_files
 from rpo.errors import UserError
 from rpo.result import Run
-from rpo.run import RunFolder, check_free, is_run
+from rpo.run import RunFolder, check_free, expanded, is_run
 from rpo.subject import Subject
 
 # A resumed run may change what no earlier step depends on.
@@ -28,7 +28,7 @@ CHANGEABLE = (
 def resumable(subject: Subject, out: str | os.PathLike[str] | None) -> Path | None:
     """The run to continue; None for `out` that is absent or empty (then the run starts anew)."""
     if out is not None:
-        path = Path(out).expanduser()
+        path = expanded(out)
         if is_run(path):
             return path
         check_free(path)
@@ -43,51 +43,27 @@ def resumable(subject: Subject, out: str | os.PathLike[str] | None) -> Path | No
     return max(open_runs, key=lambda path: int(path.name[len(prefix) :]), default=None)
 
 
-def _parsed(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-
-
-def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, the later over the earlier; None counts as not given."""
-    result: dict[str, Any] = {}
-    for layer in layers:
-        for name, value in layer.items():
-            if isinstance(value, Mapping) and isinstance(result.get(name), Mapping):
-                result[name] = _merged(result[name], value)
-            elif value is not None:
-                result[name] = value
-    return result
-
-
-def value_of(config: Config, key: str) -> Any:
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(config, section) if section else config, name)
-
-
-def continued(
-    folder: RunFolder,
-    subject: Subject,
-    preset: str | None,
-    file: Path | None,
-    fields: Mapping[str, Any],
-    settings: Sequence[str],
-) -> Config:
+def continued(folder: RunFolder, subject: Subject, given: Mapping[str, Any]) -> Config:
     """The settings of a run to be continued: its own, and what is explicitly given over them.
 
-    So the command that began the run, with --resume added, continues it. Raises UserError where
-    a setting that is not `CHANGEABLE`, or a photo, differs.
+    given: values under dotted names. So the command that began the run, with --resume added,
+    continues it. Raises UserError where a setting that is not `CHANGEABLE`, or a photo, differs.
     """
     stored = folder.config()
-    given = _merged(PRESETS.get(preset or "", {}), _parsed(file), fields)
-    config = anchored(load_config("paper", folder.path / "config.toml", settings, **given))
+    # What is left open was decided when the run began.
+    given = {
+        key: value
+        for key, value in given.items()
+        if (key, value) not in (("noun", ""), ("subject_kind", "auto"))
+    }
+    config = anchored(changed(stored, {"noun": subject.noun, **given}))
     for key in SETTINGS:
         if value_of(config, key) != value_of(stored, key) and key not in CHANGEABLE:
             raise UserError(
                 f"--resume: {folder.path} was made with {key} = {value_of(stored, key)!r}, "
                 f"not {value_of(config, key)!r}; leave that out, or start a new run"
             )
+    config = for_subject(config, subject.noun, subject.kind)
     done = folder.summary().get("step", 0)
     if config.training.steps < done:
         raise UserError(f"--resume: training.steps must be at least the {done} steps already done")
@@ -99,12 +75,37 @@ def continued(
     return config
 
 
+def check_unchanged(
+    folder: RunFolder, models: Mapping[str, Path], prompts: Mapping[str, Sequence[str]]
+) -> None:
+    """Raises UserError unless models and prompts are those that the run began with.
+
+    models: the folders by their role in environment.json; prompts: the lists by their name in
+    the record of the start. Files that a model has got in addition are no difference.
+    """
+    for role, place in models.items():
+        now = model_files(place)
+        for name, digest in folder.environment()["models"][role]["files"].items():
+            if now.get(name) != digest:
+                raise UserError(
+                    f"--resume: {place / name} is not the file that {folder.path} was made with; "
+                    "put that model back, or start a new run"
+                )
+    started = next((r for r in folder.records() if r["event"] == "started"), {})
+    for key, texts in prompts.items():
+        if started.get(key, list(texts)) != list(texts):
+            raise UserError(
+                f"--resume: the {key.replace('_', ' ')} are not those that {folder.path} was made "
+                "with; put the prompt file back, or start a new run"
+            )
+
+
 def anchored(config: Config) -> Config:
     """Folders and files by absolute path, so that the run resumes from another directory."""
 
     def anchor(name: str) -> str:
         special = name in ("auto", "emojiland", "paper")
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         return name if special or not path.exists() else str(path.resolve())
 
     reward = replace(config.reward, model=anchor(config.reward.model))

@@ -32,6 +32,7 @@ CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
+TO_GO_ON = "free some space, then --resume"
 BEST_CARD = "rpo.json"  # in best/: which step it is, how to draw with it, which files are ours
 
 
@@ -64,9 +65,22 @@ def check_free(path: Path) -> None:
                 f"--out {path}: holds a run already; add --resume to continue it, or name another"
             )
         raise UserError(f"--out {path}: holds other files; name an empty or a new folder")
-    ancestor = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-        raise UserError(f"--out {path}: {ancestor} cannot be written to; name another folder")
+    check_writable(path)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError unless the folder may be written to, or be made."""
+    ancestor = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: {ancestor} cannot be written to; name another folder")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """An --out with ~ resolved. Raises UserError for a user that this system does not know."""
+    found = os.path.expanduser(path)  # Path's own would raise RuntimeError
+    if found.startswith("~"):
+        raise UserError(f"--out {path}: there is no such user; name a folder")
+    return Path(found)
 
 
 def event_record(event: Any) -> dict[str, Any]:
@@ -87,16 +101,30 @@ def event_record(event: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _naming_full_disk(path: Path, remedy: str = TO_GO_ON) -> Iterator[None]:
+    """Makes a full disk or quota a UserError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors raises an error of its own, with the number in the text alone
+        numbers = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+        if getattr(error, "errno", None) in numbers or any(
+            f"(os error {number})" in str(error) for number in numbers
+        ):
+            raise UserError(f"{path}: the disk is full; {remedy}") from error
+        raise
+
+
+@contextmanager
+def _replacing(path: Path, remedy: str = TO_GO_ON) -> Iterator[Path]:
     """Gives a temporary name beside `path`; renames it to `path` if nothing goes wrong."""
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException as error:
+        with _naming_full_disk(path, remedy):
+            yield temporary
+            os.replace(temporary, path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise UserError(f"{path}: the disk is full; free some space and --resume") from error
         raise
 
 
@@ -167,7 +195,8 @@ class RunFolder:
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl."""
-        with (self.path / METRICS).open("a", encoding="utf-8", newline="\n") as file:
+        path = self.path / METRICS
+        with _naming_full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
@@ -183,13 +212,18 @@ class RunFolder:
                 continue
         return found
 
-    def rewind(self, step: int, validated: int) -> None:
-        """Forgets what came after a checkpoint (`validated`: the last step validated by then)."""
+    def rewind(self, step: int = 0, validated: int = -1, labelled: bool = True) -> None:
+        """Forgets what came after a checkpoint, which will be done again.
+
+        validated: the last step validated by then, -1 for none; labelled: whether the training
+        data were complete.
+        """
+        gone = {"stopped", "interrupted", "failed"} | (set() if labelled else {"labelled"})
         kept = [
             record
             for record in self.records()
             if record.get("step", -1) <= (validated if record["event"] == "validated" else step)
-            and record["event"] not in {"stopped", "interrupted"}
+            and record["event"] not in gone
         ]
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         self._write_text(METRICS, "".join(lines))
@@ -237,17 +271,14 @@ class RunFolder:
         for leftover in (new, old):  # both names are only ever ours
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            with quiet():
-                pipeline.save_pretrained(new, safe_serialization=True)
-            ours = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
-            text = json.dumps({**card, "files": ours}, indent=2, ensure_ascii=False) + "\n"
-            (new / BEST_CARD).write_text(text, encoding="utf-8", newline="\n")
-        except OSError as error:
+            with _naming_full_disk(best):
+                with quiet():
+                    pipeline.save_pretrained(new, safe_serialization=True)
+                ours = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
+                text = json.dumps({**card, "files": ours}, indent=2, ensure_ascii=False) + "\n"
+                (new / BEST_CARD).write_text(text, encoding="utf-8", newline="\n")
+        except Exception:
             shutil.rmtree(new, ignore_errors=True)
-            if error.errno == errno.ENOSPC:
-                raise UserError(
-                    f"{best}: the disk is full; free some space and --resume"
-                ) from error
             raise
         if best.exists():
             _rescue_foreign_files(best, new)
@@ -331,7 +362,7 @@ def save_generated(
     """Adds pictures to a folder as NNNN-<prompt>.png after the highest number there.
 
     Never overwrites, even with two commands at once. settings: one mapping a picture, kept as
-    the PNG's text. Raises UserError where the folder cannot be made.
+    the PNG's text. Raises UserError where the folder cannot be written to or the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -348,9 +379,15 @@ def save_generated(
                 path.open("xb").close()
             except FileExistsError:
                 continue
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written ({error.strerror})") from error
             break
-        with _replacing(path) as temporary:
-            save_png(picture, temporary, texts)
+        try:
+            with _replacing(path, "free some space, or name another folder by --out") as temporary:
+                save_png(picture, temporary, texts)
+        except BaseException:
+            path.unlink()  # the empty file that had taken the name
+            raise
         written.append(path)
     return written
 

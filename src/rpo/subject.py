@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from os import PathLike
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from rpo.errors import UserError
 
@@ -26,6 +25,7 @@ Kind = Literal["live", "object"]
 MIN_PHOTOS = 2
 MIN_SIDE = 32  # pixels; below it there is nothing to learn from
 MAX_PIXELS = 150_000_000  # beyond any phone's full resolution; guards against decompression bombs
+KEPT_SIDE = 2048  # pixels of the short side that stay in memory; no model here reads more
 
 # The formats that are read, and the endings under which each is found. Pillow's others stay shut:
 # some run foreign programs (EPS), and none of them is a photo.
@@ -40,6 +40,16 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "BMP": (".bmp",),
 }
 _FORMATS_BY_ENDING = {ending: name for name, endings in _ENDINGS.items() for ending in endings}
+
+# Pictures to their owner, but not read here: cameras' RAW files, documents of image editors,
+# drawings, and formats that need a library of their own. They are reported, not passed over.
+_PICTURES = """
+    .3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf
+    .raw .rw2 .rwl .sr2 .srf .srw .x3f
+    .afphoto .eps .psb .psd .svg .svgz .xcf
+    .exr .hdr .j2k .jp2 .jpx .jxl .jxr .pgm .pnm .ppm .tga .wdp
+"""
+_NOT_READ = frozenset(_PICTURES.split())
 
 # The words that, last in a class noun, make a subject "live" (it gets the live list of prompts),
 # unless one of the others stands before them, as in DreamBench's "stuffed animal".
@@ -62,13 +72,14 @@ _LIFELESS = frozenset(("ceramic", "hot", "plastic", "plush", "rubber", "stuffed"
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """One photo's verdict: `size` is its upright (width, height) in pixels, None if unreadable.
+    """One photo's verdict: `size` is its upright (width, height) in pixels, None if not read.
 
-    `message` says what is wrong and what to do; it is empty where the status is "ok".
+    "ok" and "warning" are used; "rejected" stops a training; "ignored" is a picture in a format
+    that is not read. `message` says what is wrong and what to do; it is empty where all is "ok".
     """
 
     path: Path
-    status: Literal["ok", "warning", "rejected"]
+    status: Literal["ok", "warning", "rejected", "ignored"]
     size: tuple[int, int] | None
     message: str
 
@@ -76,16 +87,22 @@ class PhotoCheck:
 def check_folder(folder: str | PathLike[str], small_below: int = 256) -> list[PhotoCheck]:
     """Judge every photo in `folder`, in natural order of the names ("2.jpg" before "10.jpg").
 
-    Hidden files, folders and other kinds of file are passed over. A short side under
-    `small_below` pixels is a warning. A bad photo is a rejected check, never an exception;
-    UserError is for a folder that is missing, not a folder, or without photos.
+    Hidden files, folders and what is no photo (videos, sidecars, texts) are passed over. A short
+    side under `small_below` pixels is a warning, a picture in a format that is not read (RAW, PSD)
+    an ignored check, unless a readable one of the same name lies beside it. A bad photo is a
+    rejected check, never an exception; UserError is for a folder that is missing, not a folder,
+    or without photos that can be read.
     """
     return [check for check, _ in _inspect(Path(expanduser(folder)), small_below)]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is learned: its class noun and its photos (RGB, upright, full size), by name order."""
+    """What is learned: its class noun and its photos (RGB, upright), by name order.
+
+    Photos whose short side is over `KEPT_SIDE` pixels are kept reduced to it: the job holds them
+    all its life, and a phone's full resolution is 150 MB a photo.
+    """
 
     noun: str
     images: tuple[Image.Image, ...]
@@ -105,7 +122,7 @@ class Subject:
         `kind` "auto" is live where the noun's last word is in LIVE_NOUNS ("teddy bear" and the
         like are objects). Raises UserError for an empty noun, an unknown kind, a folder that
         `check_folder` refuses, any rejected photo (two files with the same picture are such), and
-        fewer than 2 photos.
+        fewer than 2 photos. Pictures in formats that are not read do not count.
         """
         noun = " ".join(noun.split())
         if not noun:
@@ -116,17 +133,22 @@ class Subject:
             kind = _kind_of(noun)
 
         folder = Path(expanduser(folder))
-        photos, rejected = [], []
+        photos: list[tuple[Path, Image.Image]] = []
+        rejected, ignored = [], []
         for check, image in _inspect(folder):
-            if image is None:
+            if image is not None:
+                photos.append((check.path, _reduced(image)))
+            elif check.status == "rejected":
                 rejected.append(check)
             else:
-                photos.append((check.path, image))
+                ignored.append(check.path)
+            del image  # in full size; free it before the next photo is read
         if rejected:
             more = f" (and {len(rejected) - 1} more rejected)" if len(rejected) > 1 else ""
             raise UserError(f"{rejected[0].path}: {rejected[0].message}{more}")
         if len(photos) < MIN_PHOTOS:
-            raise UserError(f"{folder}: only {len(photos)} photo; add more, best are 4 to 6")
+            remedy = _export(ignored) if ignored else "add more"
+            raise UserError(f"{folder}: only {len(photos)} photo; {remedy}, best are 4 to 6")
         paths, images = zip(*photos, strict=True)
         return cls(noun, images, paths, kind, folder.resolve().name)
 
@@ -147,26 +169,31 @@ def _kind_of(noun: str) -> Kind:
     return "live" if last in LIVE_NOUNS and _LIFELESS.isdisjoint(before) else "object"
 
 
-class _Rejected(Exception):
+class RejectedPhoto(Exception):
     """Why a photo cannot be used, and what to do, in the user's words."""
 
 
 def _inspect(
     folder: Path, small_below: int = 256
 ) -> Iterator[tuple[PhotoCheck, Image.Image | None]]:
-    """Each photo's check with its picture (None if rejected), one in memory at a time."""
+    """Each photo's check with its picture in full size (None if not used), one at a time."""
     seen: dict[bytes, str] = {}
     for path in _photo_paths(folder):
         image: Image.Image | None = None
+        if path.suffix.lower() in _NOT_READ:
+            yield PhotoCheck(path, "ignored", None, "not used: export it as JPEG"), None
+            continue
         notes: list[str] = []
         try:
-            image, notes = _read_photo(path)
+            image, notes = read_photo(path)
             if min(image.size) < MIN_SIDE:
-                raise _Rejected(f"smaller than {MIN_SIDE} pixels; replace it by the original photo")
+                raise RejectedPhoto(
+                    f"smaller than {MIN_SIDE} pixels; replace it by the original photo"
+                )
             twin = seen.setdefault(_digest(image), path.name)
             if twin != path.name:
-                raise _Rejected(f"the same picture as {twin}; remove one of the two")
-        except _Rejected as reason:
+                raise RejectedPhoto(f"the same picture as {twin}; remove one of the two")
+        except RejectedPhoto as reason:
             yield PhotoCheck(path, "rejected", image.size if image else None, str(reason)), None
             continue
         if min(image.size) < small_below:
@@ -185,16 +212,30 @@ def _photo_paths(folder: Path) -> list[Path]:
         entries = list(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); allow reading it") from None
-    paths = [
+    entries = sorted((path for path in entries if not path.name.startswith(".")), key=_natural)
+    photos = [
         path
         for path in entries
         if path.suffix.lower() in _FORMATS_BY_ENDING
-        and not path.name.startswith(".")
         and (path.is_file() or not path.exists())  # a broken link is reported, not passed over
     ]
-    if not paths:
+    names = {path.stem.casefold() for path in photos}
+    not_read = [  # less the doubles: cameras write IMG_1.dng beside IMG_1.jpg
+        path
+        for path in entries
+        if path.suffix.lower() in _NOT_READ and path.is_file() and path.stem.casefold() not in names
+    ]
+    if not photos and not_read:
+        raise UserError(f"{folder}: no photos that can be read; {_export(not_read)}")
+    if not photos:
         raise UserError(f"{folder}: no photos in it; looked for {', '.join(_FORMATS_BY_ENDING)}")
-    return sorted(paths, key=_natural)
+    return sorted(photos + not_read, key=_natural)
+
+
+def _export(paths: list[Path]) -> str:
+    """The remedy for pictures in formats that are not read."""
+    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+    return f"export {paths[0].name}{more} as JPEG"
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
@@ -205,11 +246,29 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 
 
 def _digest(image: Image.Image) -> bytes:
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+    """SHA-256 of size and pixels, strip by strip: the bytes in one piece would double a photo."""
+    digest = hashlib.sha256(repr(image.size).encode())
+    rows = max(_STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        digest.update(strip.tobytes())
+    return digest.digest()
 
 
-def _read_photo(path: Path) -> tuple[Image.Image, list[str]]:
-    """The photo at `path`, upright and in RGB, with notes for the user. Raises _Rejected."""
+_STRIP_PIXELS = 2**20
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The picture itself, or with its short side reduced to KEPT_SIDE by Lanczos."""
+    scale = KEPT_SIDE / min(image.size)
+    if scale >= 1:
+        return image
+    size = round(image.width * scale), round(image.height * scale)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def read_photo(path: Path) -> tuple[Image.Image, list[str]]:
+    """The photo at `path`, upright and in RGB, with notes for the user. Raises RejectedPhoto."""
     notes: list[str] = []
     try:
         with warnings.catch_warnings():
@@ -226,18 +285,18 @@ def _read_photo(path: Path) -> tuple[Image.Image, list[str]]:
                 photo.load()
                 return _to_rgb(_upright(photo, notes), notes), notes
     except Image.DecompressionBombError:
-        raise _Rejected(f"over {MAX_PIXELS // 10**6} megapixels; reduce its size") from None
+        raise RejectedPhoto(f"over {MAX_PIXELS // 10**6} megapixels; reduce its size") from None
     except UnidentifiedImageError:
-        raise _Rejected(_why_unidentified(path)) from None
+        raise RejectedPhoto(_why_unidentified(path)) from None
     except FileNotFoundError:
-        raise _Rejected("a link to a file that is gone; remove it") from None
+        raise RejectedPhoto("a link to a file that is gone; remove it") from None
     except PermissionError:
-        raise _Rejected("cannot be read; allow reading it") from None
+        raise RejectedPhoto("cannot be read; allow reading it") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         if "truncated" in str(error):
-            raise _Rejected("damaged, its end is missing; copy it again") from None
+            raise RejectedPhoto("damaged, its end is missing; copy it again") from None
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _Rejected(f"damaged ({reason}); copy it again or export it as JPEG") from None
+        raise RejectedPhoto(f"damaged ({reason}); copy it again or export it as JPEG") from None
 
 
 @cache
@@ -285,7 +344,9 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         profile = image.info.get("icc_profile")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         image.info["icc_profile"] = profile
-    image = _to_srgb(image).convert("RGB")
+    image = _to_srgb(image)
+    if image.mode != "RGB":  # to convert it regardless would be one more copy of every photo
+        image = image.convert("RGB")
     image.info = {}  # no EXIF (places, names) and no stale profile in what is written later
     return image
 
@@ -309,82 +370,3 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
     except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError):
         return image  # a broken profile, or a Pillow built without colour management
-
-
-def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
-    """Every checked photo on one RGB sheet, `tile` pixels each, labelled with name and message.
-
-    Rejected photos are crossed out in red, warnings are amber. Raises ValueError without checks.
-    """
-    if not checks:
-        raise ValueError("no checks to show")
-    font = _font(max(tile / 13, 9))
-    line = round(font.getbbox("Ag")[3] * 1.25)
-    margin, columns = max(tile // 16, 2), min(len(checks), 5)
-    width, height = tile + margin, tile + margin + _LABEL_LINES * line
-    rows = -(-len(checks) // columns)
-    sheet = Image.new("RGB", (columns * width + margin, rows * height + margin), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, check in enumerate(checks):
-        x, y = margin + index % columns * width, margin + index // columns * height
-        sheet.paste(_thumbnail(check, tile), (x, y))
-        colour = _LABEL_COLOURS[check.status]
-        if check.status == "rejected":
-            for start, end in (((x, y), (x + tile, y + tile)), ((x, y + tile), (x + tile, y))):
-                draw.line((start, end), fill=colour, width=max(tile // 40, 1))
-        for row, text in enumerate(_label(check, font, tile)):
-            draw.text((x, y + tile + margin // 3 + row * line), text, fill=colour, font=font)
-    return sheet
-
-
-_LABEL_LINES = 5
-_LABEL_COLOURS = {"ok": "#333333", "warning": "#a35c00", "rejected": "#c4161c"}
-
-
-def _thumbnail(check: PhotoCheck, tile: int) -> Image.Image:
-    """The photo, whole, in the middle of a grey square; the square alone if it is unreadable."""
-    try:
-        photo, _ = _read_photo(check.path)
-    except _Rejected:
-        return Image.new("RGB", (tile, tile), "#dddddd")
-    return ImageOps.pad(photo, (tile, tile), Image.Resampling.LANCZOS, color="#dddddd")
-
-
-def _label(check: PhotoCheck, font: Any, width: int) -> list[str]:
-    """The file's name, then the message in lines of at most `width` pixels."""
-    lines = [check.path.name]
-    for word in check.message.split():
-        joined = f"{lines[-1]} {word}"
-        if len(lines) > 1 and font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    if len(lines) > _LABEL_LINES:
-        lines[_LABEL_LINES - 1 :] = [lines[_LABEL_LINES - 1] + " ..."]
-    return [_shortened(line, font, width) for line in lines]
-
-
-def _font(size: float) -> Any:
-    """A font of the system for names in most languages, else Pillow's own, which has only ASCII."""
-    for name in ("DejaVuSans.ttf", "Arial.ttf", "segoeui.ttf"):
-        try:
-            return ImageFont.truetype(name, size)
-        except (OSError, ImportError):
-            continue
-    return ImageFont.load_default(size)
-
-
-def _shortened(text: str, font: Any, width: int) -> str:
-    """`text` cut to `width` pixels, of characters that the font can draw."""
-    if not isinstance(
-        getattr(font, "path", None), str
-    ):  # Pillow's own: ü becomes u, what cannot be reduced ?
-        letters = unicodedata.normalize("NFKD", text)
-        text = "".join(letter for letter in letters if not unicodedata.combining(letter))
-        text = text.encode("ascii", "replace").decode()
-    text = text.encode("utf-8", "replace").decode()  # names that are no valid Unicode
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

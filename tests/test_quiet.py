@@ -1,0 +1,53 @@
+"""quiet.py: silent inside, and everything as before afterwards."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import diffusers
+import pytest
+import transformers
+
+from rpo import encoders
+from rpo.quiet import quiet
+
+LOGS = [library.utils.logging for library in (diffusers, transformers)]
+
+
+def chatter() -> None:
+    with quiet():
+        for log in LOGS:
+            log.get_logger(log.__name__).warning("advice")
+            assert not log.is_progress_bar_enabled()
+        warnings.warn("more advice", stacklevel=1)
+        raise KeyError
+
+
+def test_both_libraries_are_mute_inside_and_as_before_afterwards(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for log, verbosity in zip(LOGS, (log.INFO for log in LOGS), strict=True):
+        log.set_verbosity(verbosity)
+    LOGS[1].disable_progress_bar()
+    try:
+        with pytest.raises(KeyError):
+            chatter()
+        assert "".join(capfd.readouterr()) == ""
+        assert [log.get_verbosity() for log in LOGS] == [log.INFO for log in LOGS]
+        assert [log.is_progress_bar_enabled() for log in LOGS] == [True, False]
+    finally:
+        LOGS[1].enable_progress_bar()
+        for log in LOGS:
+            log.set_verbosity_warning()
+
+
+def test_diffusers_is_not_imported_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "diffusers")
+    with quiet():
+        assert transformers.utils.logging.get_verbosity() == transformers.utils.logging.ERROR
+    assert "diffusers" not in sys.modules
+
+
+def test_the_encoders_use_it() -> None:
+    assert encoders.quiet is quiet
