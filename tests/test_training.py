@@ -44,8 +44,8 @@ def make_data(backbone: Backbone) -> TrainingData:
     return TrainingData(
         reference_latents=normal(PHOTOS, *LATENT_SHAPE),
         generated_latents=normal(PICTURES, *LATENT_SHAPE, seed=1),
-        reference_embedding=backbone.encode_prompts(["a photo of [V] dog"]),
-        generated_embeddings=backbone.encode_prompts(texts),
+        reference_conditions=backbone.encode_prompts(["a photo of [V] dog"]),
+        generated_conditions=backbone.encode_prompts(texts),
         probabilities=torch.linspace(0.05, 0.95, PHOTOS * PICTURES).view(PHOTOS, PICTURES),
     )
 
@@ -151,13 +151,13 @@ def test_gradient_steps_agree_with_an_independent_float64_computation(
         assert torch.equal(pairs.timesteps[0], pairs.timesteps[1]) is not independent_noise
         ref = (
             data.reference_latents[pairs.reference].double(),
-            data.reference_embedding.repeat(2, 1, 1),
+            data.reference_conditions.tokens.repeat(2, 1, 1),
             pairs.timesteps[0],
             pairs.noise[0],
         )
         gen = (
             data.generated_latents[pairs.generated].double(),
-            data.generated_embeddings[pairs.generated],
+            data.generated_conditions.tokens[pairs.generated],
             pairs.timesteps[1],
             pairs.noise[1],
         )
