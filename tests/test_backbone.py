@@ -213,7 +213,11 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
     change_json(scheduler, prediction_type="sample")
     refused("predicts 'sample'")
     change_json(scheduler, prediction_type="epsilon")
-    for kind in ("StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline", "WanPipeline"):
+    for kind in (
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "WanPipeline",
+    ):
         change_json(tmp_path / "model_index.json", _class_name=kind)
         refused(f"is a {kind}; use a plain text-to-image model")
     change_json(tmp_path / "model_index.json", _class_name="StableDiffusionPipeline")

@@ -45,7 +45,7 @@ class Conditions:
 
     @staticmethod
     def cat(parts: Sequence[Conditions]) -> Conditions:
-        """All rows of the parts in order. ValueError where only some of them have pooled vectors."""
+        """All rows of the parts in order. ValueError where only some have pooled vectors."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         if len(pooled) not in (0, len(parts)):
             raise ValueError("conditions of different model families cannot be joined")

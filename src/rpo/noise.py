@@ -77,9 +77,9 @@ class RectifiedFlow:
     def draw_timesteps(self, size: int, generator: torch.Generator) -> Tensor:
         """(size,) real numbers in (0, steps), logit-normal: sigma = sigmoid(location + z).
 
-        z is standard normal, as in Stable Diffusion 3 (arXiv 2403.03206, section 3.1) and FLUX
-        (arXiv 2506.15742, section 3). A shift s of the schedule is a location of ln s:
-        s u / (1 + (s - 1) u) = sigmoid(logit u + ln s).
+        z is standard normal, as published for Stable Diffusion 3 (arXiv 2403.03206, section 3.1)
+        and for FLUX.1 Kontext, which continues FLUX.1 (arXiv 2506.15742). A shift s of the schedule
+        is a location of ln s: s u / (1 + (s - 1) u) = sigmoid(logit u + ln s).
         """
         draws = torch.randn(size, generator=generator)
         return torch.sigmoid(self.location + draws) * self.steps

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo import __version__
-from rpo.config import Config
+from rpo.config import FLOW_SOLVER, Config
 from rpo.errors import UserError
 from rpo.run import REPORT, RunFolder, as_pictures
 
@@ -89,19 +89,21 @@ class Run:
 
         if not (self.best / "model_index.json").is_file():
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        return Backbone.load(self.best, device=self._device or self.config.device)
+        device = self._device or self.config.device
+        return Backbone.load(self.best, device=device, resolution=self.config.resolution)
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
     ) -> dict[str, Any]:
         """All that decides one picture, as kept in its PNG."""
-        sampling = self.config.sampling
+        sampling, card = self.config.sampling, self.folder.best_card() or {}
+        own = card.get("scheduler") == FLOW_SOLVER  # of a flow-matching model, which has no other
         return {
             "prompt": prompt,
             "seed": seed,
             "steps": sampling.steps if steps is None else steps,
             "guidance_scale": sampling.guidance_scale if guidance_scale is None else guidance_scale,
-            "scheduler": sampling.scheduler,
+            "scheduler": FLOW_SOLVER if own else sampling.scheduler,
             "model": self.config.model,
             "training_step": self.best_step,
             "software": f"rpo {__version__}",
@@ -137,7 +139,7 @@ class Run:
             steps=chosen["steps"],
             guidance_scale=chosen["guidance_scale"],
             batch_size=self.config.sampling.batch_size,
-            scheduler=chosen["scheduler"],
+            scheduler=self.config.sampling.scheduler,
             on_step=on_step,
         )
         return as_pictures(backbone.decode(latents))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rpo.backbone import Backbone, quiet
 from rpo.conditions import Conditions
+from rpo.config import FLOW_SOLVER
 from rpo.errors import UserError
 from rpo.noise import RectifiedFlow
 
@@ -27,7 +28,6 @@ SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False}),  # arXiv 2010.02502, eta = 0
 }
 # Flow-matching models have this one, whatever `sampling.scheduler` says: it is their own.
-FLOW_SOLVER = "flow-euler"
 _FLOW = (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": False})  # arXiv 2403.03206
 
 
