@@ -152,6 +152,7 @@ class Backbone:
             files = Path(name).glob(f"{family.denoiser_name}/*.safetensors")
             weights = [file.name for file in files]
             half_only = bool(weights) and all(".fp16" in file for file in weights)
+            absent = [part for part in family.optional if index.get(part) in (None, [None, None])]
             loader = pipeline_class(kind)
             with quiet():
                 pipeline = loader.from_pretrained(
@@ -160,7 +161,7 @@ class Backbone:
                     use_safetensors=True,
                     local_files_only=True,
                     variant="fp16" if half_only else None,
-                    **dict.fromkeys(family.unused),
+                    **dict.fromkeys([*family.unused, *absent]),
                 )
         except (OSError, ValueError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -22,6 +22,7 @@ class Family(ABC):
         denoiser_name: which part is trained.
         text_encoders: the parts that read prompts.
         unused: parts that are neither loaded nor saved.
+        optional: parts that the model can do without, null in model_index.json.
         classifier_free: guidance compares with an empty prompt; otherwise the denoiser, if it can
             be guided at all, is told the scale.
         patch: side of the square of latent cells that is one token of the denoiser.
@@ -31,6 +32,7 @@ class Family(ABC):
     denoiser_name: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
+    optional: ClassVar[tuple[str, ...]] = ()
     classifier_free: ClassVar[bool] = True
     patch: ClassVar[int] = 1
     packed: ClassVar[int] = 1

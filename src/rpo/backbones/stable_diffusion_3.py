@@ -33,6 +33,7 @@ class StableDiffusion3(Family):
 
     denoiser_name = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    optional = ("text_encoder_3", "tokenizer_3")
     patch = 2
 
     def largest_size(self) -> int | None:
