@@ -92,18 +92,7 @@ class Backbone:
                 if module is not None:
                     module.to(self.device, torch.float32).eval().requires_grad_(False)
 
-        channels = self.vae.config.latent_channels
-        read, needed = self.denoiser.config.in_channels, channels * family.packed
-        if read != needed:
-            raise UserError(
-                f"model: its denoiser reads {read} channels, its pictures have {needed}; "
-                "use a plain text-to-image model, not an inpainting one"
-            )
-        if self.denoiser.config.get("time_cond_proj_dim"):
-            raise UserError(
-                "model: its denoiser is told the guidance scale (a latent consistency model); "
-                "use the plain model that it was distilled from"
-            )
+        self._refuse_other_uses()
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels per latent cell
         self.resolution = resolution or self.family.sample_size() * factor
         multiple, largest = factor * family.patch, self.family.largest_size()
@@ -115,7 +104,7 @@ class Backbone:
                 f"not {self.resolution}"
             )
         side = self.resolution // factor
-        self.latent_shape = (channels, side, side)
+        self.latent_shape = (self.vae.config.latent_channels, side, side)
         self.image_tokens = (side // family.patch) ** 2
         with quiet():
             self.process: NoiseProcess = self.family.process(self.image_tokens).to(self.device)
@@ -128,6 +117,21 @@ class Backbone:
         if mean is not None and std is not None:
             self._centre = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
             self._spread = torch.tensor(std, device=self.device).view(1, -1, 1, 1) * self._spread
+
+    def _refuse_other_uses(self) -> None:
+        """Raises UserError for a denoiser that reads more than a noisy picture and a prompt."""
+        config = self.denoiser.config
+        needed = self.vae.config.latent_channels * self.family.packed
+        if config.in_channels != needed:
+            raise UserError(
+                f"model: its denoiser reads {config.in_channels} channels, its pictures have "
+                f"{needed}; use a plain text-to-image model, not an inpainting one"
+            )
+        if config.get("time_cond_proj_dim"):
+            raise UserError(
+                "model: its denoiser is told the guidance scale (a latent consistency model); "
+                "use the plain model that it was distilled from"
+            )
 
     @property
     def prediction_type(self) -> str:

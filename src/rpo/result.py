@@ -89,8 +89,11 @@ class Run:
 
         if not (self.best / "model_index.json").is_file():
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        device = self._device or self.config.device
-        return Backbone.load(self.best, device=device, resolution=self.config.resolution)
+        return Backbone.load(
+            self.best,
+            device=self._device or self.config.device,
+            resolution=self.config.resolution,
+        )
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
@@ -139,7 +142,7 @@ class Run:
             steps=chosen["steps"],
             guidance_scale=chosen["guidance_scale"],
             batch_size=self.config.sampling.batch_size,
-            scheduler=self.config.sampling.scheduler,
+            scheduler=chosen["scheduler"],
             on_step=on_step,
         )
         return as_pictures(backbone.decode(latents))

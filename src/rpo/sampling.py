@@ -44,9 +44,10 @@ def make_generator(seed: int, *stream: str | int) -> torch.Generator:
 
 def solver_name(backbone: Backbone, name: str) -> str:
     """The solver that draws where `name` is asked for. UserError for an unknown name."""
-    if name not in SOLVERS:
+    flow = isinstance(backbone.process, RectifiedFlow)
+    if name not in SOLVERS and not (flow and name == FLOW_SOLVER):
         raise UserError(f"sampling.scheduler must be one of {', '.join(SOLVERS)}, not '{name}'")
-    return FLOW_SOLVER if isinstance(backbone.process, RectifiedFlow) else name
+    return FLOW_SOLVER if flow else name
 
 
 def make_solver(backbone: Backbone, name: str) -> Any:
