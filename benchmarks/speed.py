@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from benchmarks.provenance import machine_line, provenance, write_json
 from benchmarks.world import WORLD, load_subject, model_hashes, subject_table
 from rpo.backbone import Backbone, quiet
+from rpo.conditions import Conditions
 from rpo.config import Config, load_config
 from rpo.errors import UserError
 from rpo.events import Prepared, StepDone, Validated
@@ -225,8 +226,8 @@ def _training_data(
     return TrainingData(
         reference_latents=photos,
         generated_latents=initial_noise(backbone.latent_shape, seeds),
-        reference_embedding=backbone.encode_prompts([reference]),
-        generated_embeddings=backbone.encode_prompts(texts),
+        reference_conditions=backbone.encode_prompts([reference]),
+        generated_conditions=backbone.encode_prompts(texts),
         probabilities=torch.full((len(photos), len(texts)), 0.5),
     )
 
@@ -244,7 +245,8 @@ class PlainDreamBooth:
         with quiet():
             self.scheduler = DDPMScheduler.from_config(backbone.scheduler.config)
         self.latents = torch.cat([data.reference_latents[:1], data.generated_latents[:1]])
-        self.embeddings = torch.cat([data.reference_embedding, data.generated_embeddings[:1]])
+        conditions = Conditions.cat([data.reference_conditions, data.generated_conditions[:1]])
+        self.embeddings = conditions.tokens
         self.optimizer = torch.optim.AdamW(
             self.unet.parameters(),
             lr=self.settings.learning_rate,

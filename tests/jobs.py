@@ -61,13 +61,13 @@ class World:
         return flags
 
 
-def make_world(root: Path) -> World:
+def make_world(root: Path, kind: str = "epsilon") -> World:
     """Builds it in a folder whose name has a space and an umlaut, as real ones do."""
     world = World(
         root, root / "meine Höhle", root / "model", root / "reward", root / "prompts.toml"
     )
     save_photos(world.photos)
-    save_tiny(world.model)
+    save_tiny(world.model, kind)
     save_reward(world.reward)
     world.prompts.write_text(PROMPTS, encoding="utf-8")
     return world

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -11,11 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from tiny import LATENT_SHAPE, RESOLUTION, save_tiny, tiny_backbone, tiny_pipeline
+from tiny import (
+    LATENT_SHAPE,
+    RESOLUTION,
+    StableDiffusionPipeline,
+    save_tiny,
+    tiny_backbone,
+    tiny_pipeline,
+)
 from torch import nn
 
-from rpo.backbone import Backbone, StableDiffusionPipeline, quiet
+from rpo.backbone import Backbone
+from rpo.conditions import Conditions
 from rpo.errors import UserError
+from rpo.quiet import quiet
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -50,12 +60,12 @@ def test_noise_schedule_is_the_textbook_one() -> None:
     for step in range(1000):
         beta = (betas[0] + (betas[1] - betas[0]) * step / 999) ** 2
         powers.append((powers[-1] if powers else 1.0) * (1 - beta))
-    torch.testing.assert_close(tiny_backbone("epsilon").noise_schedule, torch.tensor(powers))
+    torch.testing.assert_close(tiny_backbone("epsilon").process.signal_power, torch.tensor(powers))
 
     def cosine(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    power = tiny_backbone("v_prediction").noise_schedule[499].item()
+    power = tiny_backbone("v_prediction").process.signal_power[499].item()
     assert power == pytest.approx(cosine(0.5) / cosine(0), rel=1e-4)
 
 
@@ -68,17 +78,19 @@ class Constant(nn.Module):
 
 
 def test_denoising_error_by_hand(backbone: Backbone) -> None:
-    backbone.noise_schedule, kept = backbone.noise_schedule.clone(), backbone.noise_schedule
-    backbone.noise_schedule[3], backbone.noise_schedule[4] = 0.36, 0.64  # (0.6, 0.8), (0.8, 0.6)
+    power, kept = backbone.process.signal_power.clone(), backbone.process
+    power[3], power[4] = 0.36, 0.64  # (0.6, 0.8), (0.8, 0.6)
+    backbone.process = dataclasses.replace(kept, signal_power=power)
     try:
         latents = torch.ones(2, *LATENT_SHAPE)
         noise = torch.stack([torch.full(LATENT_SHAPE, 2.0), torch.full(LATENT_SHAPE, -1.0)])
         noise[0, :2] = 3.0  # half of the elements, so a sum or a mean over channels would differ
         timesteps, embeddings = torch.tensor([3, 4]), normal(2, 5, 16)
+        conditions = Conditions(embeddings)
         denoiser = Constant()
-        error = backbone.denoising_error(denoiser, latents, noise, timesteps, embeddings)
+        error = backbone.denoising_error(denoiser, latents, noise, timesteps, conditions)
     finally:
-        backbone.noise_schedule = kept
+        backbone.process = kept
     if backbone.prediction_type == "epsilon":
         expected = [(2.5**2 + 1.5**2) / 2, 1.5**2]
     else:  # v = 0.6 * (3 or 2) - 0.8 = 1.0 or 0.4; v = 0.8 * -1 - 0.6 = -1.4
@@ -95,7 +107,7 @@ def test_prompts_are_encoded_as_by_the_stock_pipeline(backbone: Backbone) -> Non
     texts = ["a [V] dog on the Moon", "", "a green dog"]
     stock = backbone.pipeline(backbone.denoiser)
     expected = stock.encode_prompt(texts, "cpu", 1, False)[0]
-    torch.testing.assert_close(backbone.encode_prompts(texts), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(backbone.encode_prompts(texts).tokens, expected, rtol=0, atol=1e-6)
 
 
 def test_a_prompt_that_would_be_cut_off_is_refused(backbone: Backbone) -> None:
@@ -154,7 +166,7 @@ def test_loading_is_silent_exact_and_works_at_any_path(
     assert loaded.prediction_type == prediction
     assert loaded.resolution == RESOLUTION
     original = tiny_backbone(prediction)
-    torch.testing.assert_close(loaded.noise_schedule, original.noise_schedule, rtol=0, atol=0)
+    assert torch.equal(loaded.process.signal_power, original.process.signal_power)
     for name, weight in original.denoiser.state_dict().items():
         assert torch.equal(loaded.denoiser.state_dict()[name], weight)
 
@@ -202,8 +214,13 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
     change_json(scheduler, prediction_type="sample")
     refused("predicts 'sample'")
     change_json(scheduler, prediction_type="epsilon")
-    change_json(tmp_path / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    refused("is a StableDiffusionXLPipeline")
+    for kind in (
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "WanPipeline",
+    ):
+        change_json(tmp_path / "model_index.json", _class_name=kind)
+        refused(f"is a {kind}; use a plain text-to-image model")
     change_json(tmp_path / "model_index.json", _class_name="StableDiffusionPipeline")
 
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"

@@ -85,7 +85,7 @@ def test_train_leaves_a_complete_run(done: Path) -> None:
 
 
 def test_best_is_an_ordinary_pipeline_with_the_chosen_weights(world: World, done: Path) -> None:
-    from rpo.backbone import quiet
+    from rpo.quiet import quiet
 
     with quiet():
         from diffusers import DiffusionPipeline

@@ -126,13 +126,15 @@ def test_each_training_picture_is_the_base_models_for_its_prompt(epsilon: Backbo
     assert result.images.shape == (6, 3, RESOLUTION, RESOLUTION)
     assert result.images.dtype == torch.uint8
     for j, prompt in enumerate(p for p in TRAINING for _ in range(3)):
-        embedding = epsilon.encode_prompts([prompt.conditioning])
-        torch.testing.assert_close(result.data.generated_embeddings[j : j + 1], embedding)
+        conditions = epsilon.encode_prompts([prompt.conditioning])
+        torch.testing.assert_close(
+            result.data.generated_conditions.tokens[j : j + 1], conditions.tokens
+        )
         seed = derive_seed(4, "training image", j)
         latent = sample(
             epsilon,
             epsilon.denoiser,
-            embedding,
+            conditions,
             [seed],
             steps=4,
             guidance_scale=3,
@@ -147,7 +149,7 @@ def test_each_training_picture_is_the_base_models_for_its_prompt(epsilon: Backbo
     progress = [(e.done, e.total) for e in events if e.__class__ is Progress][:3]
     assert progress == [(0, 6), (4, 6), (6, 6)]
     expected = epsilon.encode_prompts(["a photo of [V] dog"])
-    torch.testing.assert_close(result.data.reference_embedding, expected)
+    torch.testing.assert_close(result.data.reference_conditions.tokens, expected.tokens)
     expected = epsilon.encode_images(Photos().tensor(RESOLUTION))
     torch.testing.assert_close(result.data.reference_latents, expected)
 

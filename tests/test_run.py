@@ -295,6 +295,13 @@ class Data:
     one: torch.Tensor
     two: torch.Tensor
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"one": self.one, "two": self.two}
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, torch.Tensor]) -> Data:
+        return Data(**tensors)
+
 
 def test_data_survives_and_another_versions_is_refused(folder: RunFolder) -> None:
     assert folder.load_data() is None

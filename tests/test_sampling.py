@@ -86,10 +86,10 @@ def test_ddim_by_hand(backbone: Backbone) -> None:
     prompt, (seed,) = PROMPTS[:1], SEEDS[:1]
     drawn = draw(backbone, prompt, [seed], steps=2, guidance_scale=1, scheduler="ddim")
     timesteps = [501, 1] if backbone.prediction_type == "epsilon" else [999, 499]
-    power = backbone.noise_schedule.double()
+    power = backbone.process.signal_power.double()
     ends = [power[timesteps[0] - 500], torch.tensor(1.0)]
     x = initial_noise(LATENT_SHAPE, [seed]).double()
-    embedding = backbone.encode_prompts(prompt)
+    embedding = backbone.encode_prompts(prompt).tokens
     for timestep, after in zip(timesteps, ends, strict=True):
         now = power[timestep]
         with torch.no_grad():
@@ -116,14 +116,14 @@ class Counting(nn.Module):
 
 
 def test_both_guidance_halves_share_one_call(backbone: Backbone) -> None:
-    embeddings = backbone.encode_prompts(PROMPTS)
+    conditions = backbone.encode_prompts(PROMPTS)
     for guidance_scale, rows in ((3.0, [4, 4, 4, 4, 2, 2]), (1.0, [2, 2, 2, 2, 1, 1])):
         denoiser = Counting(backbone.denoiser)
         reports: list[tuple[int, int]] = []
         sample(
             backbone,
             denoiser,
-            embeddings,
+            conditions,
             SEEDS,
             steps=2,
             guidance_scale=guidance_scale,
@@ -135,7 +135,8 @@ def test_both_guidance_halves_share_one_call(backbone: Backbone) -> None:
 
 
 def test_the_negative_prompt_counts(backbone: Backbone) -> None:
-    empty, other = backbone.encode_prompts(["", "ugly"]).split(1)
+    both = backbone.encode_prompts(["", "ugly"])
+    empty, other = both[:1], both[1:]
     assert torch.equal(draw(backbone, negative=empty), draw(backbone))
     assert not torch.allclose(draw(backbone, negative=other), draw(backbone), atol=1e-3)
 

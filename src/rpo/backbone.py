@@ -1,50 +1,33 @@
 """A pretrained latent text-to-image model: encode, add noise, target, per-sample denoising error.
 
-One class serves every model that `diffusers.StableDiffusionPipeline` can load (the embedded small
-world, Stable Diffusion 1.x and 2.x), from a folder or from the hub's local cache.
+One class for all model families, from a folder or from the hub's local cache. What differs between
+them is in `rpo.backbones`, chosen by the pipeline's class in model_index.json.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-import transformers
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from rpo.backbones import FAMILIES, Family
+from rpo.conditions import Conditions
 from rpo.errors import UserError
+from rpo.noise import NoiseProcess
+from rpo.quiet import quiet
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Mute the libraries' advice and loading bars, and put their settings back afterwards."""
-    logs = [library.utils.logging for library in (diffusers, transformers)]
-    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
-    try:
-        for log in logs:
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, (verbosity, bar) in zip(logs, before, strict=True):
-            log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()
+TEXT_BATCH = 16  # prompts encoded at once
 
 
-with quiet():  # it would advise to install torchvision
-    from diffusers import StableDiffusionPipeline
+def pipeline_class(name: str) -> Any:
+    """One of diffusers' pipelines; imported late, because it takes its time."""
+    with quiet():  # it would advise to install torchvision
+        return getattr(diffusers, name)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -65,78 +48,105 @@ class Backbone:
     """A frozen pretrained model and the arithmetic of its diffusion.
 
     Attributes:
-        denoiser: the base U-Net, frozen, in evaluation mode.
-        vae, text_encoder, tokenizer, scheduler: the pipeline's other parts, frozen as well.
-        noise_schedule: (T,) cumulative signal power, alpha-bar_t of DDPM (arXiv 2006.11239).
-        prediction_type: "epsilon" or "v_prediction".
+        family: what is particular to models of its kind.
+        denoiser: the base U-Net or transformer, frozen, in evaluation mode.
+        vae, scheduler, tokenizer, text_encoder: parts of the pipeline (of several, the first ones).
+        process: how latents turn into noise and what the denoiser should say.
         resolution: side of the square pictures, in pixels.
         latent_shape: (C, h, w) of one picture's latent.
+        image_tokens: what one picture is to the denoiser, in tokens or latent cells.
         device: where all of it lives; everything is float32.
     """
 
-    def __init__(
-        self, pipeline: StableDiffusionPipeline, device: str = "auto", resolution: int = 0
-    ) -> None:
+    def __init__(self, pipeline: Any, device: str = "auto", resolution: int = 0) -> None:
         self.device = resolve_device(device)
-        parts: Any = pipeline  # its attributes are only known at run time
-        self.denoiser = parts.unet
-        self.vae, self.text_encoder = parts.vae, parts.text_encoder
-        self.tokenizer, self.scheduler = parts.tokenizer, parts.scheduler
+        family = FAMILIES.get(type(pipeline).__name__)
+        if family is None:
+            raise UserError(_unsupported("model", type(pipeline).__name__))
+        self.family: Family = family(pipeline)
+        self.denoiser = getattr(pipeline, family.denoiser_name)
+        self.vae, self.scheduler = pipeline.vae, pipeline.scheduler
+        self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
+        texts = [getattr(pipeline, name) for name in family.text_encoders]
         with quiet():
-            for module in (self.denoiser, self.vae, self.text_encoder):
-                module.to(self.device, torch.float32).eval().requires_grad_(False)
+            for module in (self.denoiser, self.vae, *texts):
+                if module is not None:
+                    module.to(self.device, torch.float32).eval().requires_grad_(False)
 
-        channels = self.vae.config.latent_channels
-        if self.denoiser.config.in_channels != channels:
-            raise UserError(
-                f"model: its denoiser reads {self.denoiser.config.in_channels} channels, its "
-                f"pictures have {channels}; use a plain text-to-image model, not an inpainting one"
-            )
-        self.prediction_type: str = self.scheduler.config.get("prediction_type", "epsilon")
-        diffuses = "beta_start" in self.scheduler.config  # a flow-matching model has no betas
-        if self.prediction_type not in PREDICTION_TYPES or not diffuses:
-            raise UserError(
-                f"model: its scheduler predicts '{self.prediction_type}' "
-                f"({type(self.scheduler).__name__}); supported are {' and '.join(PREDICTION_TYPES)}"
-            )
-        with quiet():
-            ddpm = DDPMScheduler.from_config(self.scheduler.config)
-        self.noise_schedule: Tensor = ddpm.alphas_cumprod.to(self.device)
-
+        self._refuse_other_uses()
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels per latent cell
-        self.resolution = resolution or self.denoiser.config.sample_size * factor
-        if self.resolution < factor or self.resolution % factor:
-            raise UserError(f"resolution must be a multiple of {factor}, not {self.resolution}")
-        self.latent_shape = (channels, self.resolution // factor, self.resolution // factor)
+        self.resolution = resolution or self.family.sample_size() * factor
+        multiple, largest = factor * family.patch, self.family.largest_size()
+        if self.resolution < multiple or self.resolution % multiple:
+            raise UserError(f"resolution must be a multiple of {multiple}, not {self.resolution}")
+        if largest and self.resolution > largest * factor:
+            raise UserError(
+                f"resolution must be at most {largest * factor} for this model, "
+                f"not {self.resolution}"
+            )
+        side = self.resolution // factor
+        self.latent_shape = (self.vae.config.latent_channels, side, side)
+        self.image_tokens = (side // family.patch) ** 2
+        with quiet():
+            self.process: NoiseProcess = self.family.process(self.image_tokens).to(self.device)
+
+        # Latents at the denoiser's scale are (encoded - centre) / spread.
+        config = self.vae.config
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        self._centre: Any = config.get("shift_factor") or 0.0
+        self._spread: Any = 1 / config.scaling_factor
+        if mean is not None and std is not None:
+            self._centre = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
+            self._spread = torch.tensor(std, device=self.device).view(1, -1, 1, 1) * self._spread
+
+    def _refuse_other_uses(self) -> None:
+        """Raises UserError for a denoiser that reads more than a noisy picture and a prompt."""
+        config = self.denoiser.config
+        needed = self.vae.config.latent_channels * self.family.packed
+        if config.in_channels != needed:
+            raise UserError(
+                f"model: its denoiser reads {config.in_channels} channels, its pictures have "
+                f"{needed}; use a plain text-to-image model, not an inpainting one"
+            )
+        if config.get("time_cond_proj_dim"):
+            raise UserError(
+                "model: its denoiser is told the guidance scale (a latent consistency model); "
+                "use the plain model that it was distilled from"
+            )
+
+    @property
+    def prediction_type(self) -> str:
+        """ "epsilon", "v_prediction" or "flow_prediction"."""
+        return self.process.prediction_type
 
     @classmethod
     def load(cls, path_or_id: str | Path, device: str = "auto", resolution: int = 0) -> Backbone:
         """Load a diffusers folder, or a hub id that lies in the local cache; nothing is downloaded.
 
         Only safetensors are read, half-precision ones as float32. Raises UserError where the model
-        is absent, is of another family or has its weights in pickles only.
+        is absent, is of an unknown family or has its weights in pickles only.
         """
         name = str(path_or_id)
-        weights = [file.name for file in Path(name).glob("unet/*.safetensors")]
-        half_only = bool(weights) and all(".fp16" in file for file in weights)
         try:
             with quiet():
-                index = StableDiffusionPipeline.load_config(name, local_files_only=True)
-                if index.get("_class_name") != "StableDiffusionPipeline":
-                    raise UserError(
-                        f"model '{name}' is a {index.get('_class_name')}; use a "
-                        "StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)"
-                    )
-                pipeline = StableDiffusionPipeline.from_pretrained(
+                index = diffusers.DiffusionPipeline.load_config(name, local_files_only=True)
+            kind = index.get("_class_name", "model without a class")
+            if kind not in FAMILIES:
+                raise UserError(_unsupported(f"model '{name}'", kind))
+            family = FAMILIES[kind]
+            files = Path(name).glob(f"{family.denoiser_name}/*.safetensors")
+            weights = [file.name for file in files]
+            half_only = bool(weights) and all(".fp16" in file for file in weights)
+            absent = [part for part in family.optional if index.get(part) in (None, [None, None])]
+            loader = pipeline_class(kind)
+            with quiet():
+                pipeline = loader.from_pretrained(
                     name,
                     torch_dtype=torch.float32,
                     use_safetensors=True,
                     local_files_only=True,
                     variant="fp16" if half_only else None,
-                    safety_checker=None,
-                    feature_extractor=None,
-                    image_encoder=None,
-                    requires_safety_checker=False,
+                    **dict.fromkeys([*family.unused, *absent]),
                 )
         except (OSError, ValueError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
@@ -147,21 +157,23 @@ class Backbone:
         return cls(pipeline, device, resolution)
 
     @torch.no_grad()
-    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """(N, L, D) text embeddings. Raises UserError for a prompt that the model would cut off."""
-        limit = min(
-            self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
-        )
-        unpadded = self.tokenizer(list(texts), verbose=False).input_ids
-        for text, ids in zip(texts, unpadded, strict=True):
-            if len(ids) > limit:
-                raise UserError(
-                    f"prompt '{text}' has {len(ids)} tokens and the model reads {limit}; shorten it"
-                )
-        ids = self.tokenizer(
-            list(texts), padding="max_length", max_length=limit, return_tensors="pt"
-        ).input_ids
-        return self.text_encoder(ids.to(self.device))[0]
+    def encode_prompts(self, texts: Sequence[str]) -> Conditions:
+        """What the denoiser is told, a row a text; equal texts are encoded once.
+
+        Raises UserError for a prompt that the model would cut off.
+        """
+        unique = list(dict.fromkeys(texts))
+        chunks = [unique[k : k + TEXT_BATCH] for k in range(0, len(unique), TEXT_BATCH)]
+        encoded = Conditions.cat([self.family.encode(chunk) for chunk in chunks])
+        if len(unique) == len(texts):
+            return encoded
+        row = {text: index for index, text in enumerate(unique)}
+        return encoded[[row[text] for text in texts]]
+
+    @torch.no_grad()
+    def unconditional(self) -> Conditions:
+        """(1 row) what classifier-free guidance is guided away from by default."""
+        return self.family.unconditional()
 
     @torch.no_grad()
     def encode_images(
@@ -175,33 +187,37 @@ class Backbone:
         for chunk in images.split(batch_size):
             posterior = self.vae.encode(chunk.to(self.device)).latent_dist
             latents.append(posterior.sample(generator) if generator else posterior.mode())
-        return torch.cat(latents) * self.vae.config.scaling_factor
+        return (torch.cat(latents) - self._centre) / self._spread
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
         """(N, C, h, w) latents -> (N, 3, H, W) pictures in [0, 1]."""
-        chunks = (latents / self.vae.config.scaling_factor).split(batch_size)
+        chunks = (latents * self._spread + self._centre).split(batch_size)
         images = torch.cat([self.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
         return images.mul(0.5).add(0.5).clamp(0, 1)
 
-    def _signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        power = self.noise_schedule[timesteps].view(-1, 1, 1, 1)
-        return power.sqrt(), (1 - power).sqrt()
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """The denoiser's answer, (B, C, h, w); timesteps (B,) or a scalar.
+
+        guidance: what a guidance-distilled model (FLUX.1-dev) is told; no other model reads it. At
+        1 it answers as an unguided model, with the velocity that flow matching's target measures.
+        """
+        return self.family.predict(denoiser, noisy, timesteps, conditions, guidance)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps; (B, C, h, w), timesteps (B,) integers."""
-        signal, sigma = self._signal_and_noise(timesteps)
-        return signal * latents + sigma * noise
+        """x_t of `process`: (B, C, h, w), timesteps (B,)."""
+        return self.process.add_noise(latents, noise, timesteps)
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser should say: eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0.
-
-        (B, C, h, w). v-prediction: arXiv 2202.00512, section 4.
-        """
-        if self.prediction_type == "epsilon":
-            return noise
-        signal, sigma = self._signal_and_noise(timesteps)
-        return signal * noise - sigma * latents
+        """What the denoiser should say: noise, v or the flow's velocity; (B, C, h, w)."""
+        return self.process.target(latents, noise, timesteps)
 
     def denoising_error(
         self,
@@ -209,18 +225,14 @@ class Backbone:
         latents: Tensor,
         noise: Tensor,
         timesteps: Tensor,
-        embeddings: Tensor,
+        conditions: Conditions,
     ) -> Tensor:
         """err(x) of Eq. 7 to 9: (B,), mean over elements of (target - prediction)^2.
 
-        latents, noise (B, C, h, w); timesteps (B,); embeddings (B, L, D).
+        latents, noise (B, C, h, w); timesteps (B,); conditions of B rows.
         """
-        prediction = denoiser(
-            self.add_noise(latents, noise, timesteps),
-            timesteps,
-            encoder_hidden_states=embeddings,
-            return_dict=False,
-        )[0]
+        noisy = self.add_noise(latents, noise, timesteps)
+        prediction = self.predict(denoiser, noisy, timesteps, conditions)
         residual = self.target(latents, noise, timesteps) - prediction
         return residual.square().flatten(1).mean(1)
 
@@ -231,19 +243,17 @@ class Backbone:
         """
         return copy.deepcopy(self.denoiser).eval().requires_grad_(True)
 
-    def pipeline(self, denoiser: nn.Module) -> StableDiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module) -> Any:
         """The ordinary diffusers pipeline around `denoiser`, for saving; parts are shared."""
-        parts: dict[str, Any] = {
-            "vae": self.vae,
-            "text_encoder": self.text_encoder,
-            "tokenizer": self.tokenizer,
-            "scheduler": self.scheduler,
-        }
+        base = self.family.pipeline
+        parts = {**base.components, self.family.denoiser_name: denoiser}
+        parts.update(dict.fromkeys(self.family.unused))
         with quiet():
-            return StableDiffusionPipeline(
-                unet=denoiser,
-                **parts,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
+            return type(base)(**parts, **self.family.settings())
+
+
+def _unsupported(model: str, kind: str) -> str:
+    return (
+        f"{model} is a {kind}; use a plain text-to-image model, no inpainting, image-to-image or "
+        f"video one: {', '.join(FAMILIES)}"
+    )

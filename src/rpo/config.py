@@ -45,7 +45,9 @@ class SamplingConfig(Section):
         4, "Images that the base model draws for each training prompt.", at_least=1
     )
     batch_size: int = _field(8, "Images drawn at once; lower it to save memory.", at_least=1)
-    scheduler: Literal["dpm++", "ddim"] = _field("ddim", "The solver that draws them.")
+    scheduler: Literal["dpm++", "ddim"] = _field(
+        "ddim", "The solver that draws them; flow-matching models use their own."
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class ValidationConfig(Section):
     )
     guidance_scale: float = _field(7.5, "Classifier-free guidance in validation.", at_least=0)
     batch_size: int = _field(8, "Images drawn at once; lower it to save memory.", at_least=1)
-    scheduler: Literal["dpm++", "ddim"] = _field("dpm++", "The solver that draws them.")
+    scheduler: Literal["dpm++", "ddim"] = _field(
+        "dpm++", "The solver that draws them; flow-matching models use their own."
+    )
     keep: Literal["best", "last"] = _field(
         "best", "Which validated step is the result; last is training without selection (Table 2)."
     )
@@ -176,6 +180,8 @@ SETTINGS: Mapping[str, Setting] = {
     for section in (Config, *_SECTION_TYPES.values())
     for setting in section.settings().values()
 }
+
+FLOW_SOLVER = "flow-euler"  # the solver of flow-matching models, which have no other
 
 # "paper" and "emojiland" are whole sets of settings, one for each scale of base model. The others
 # change a few of them: they come on top of the set that suits the model.

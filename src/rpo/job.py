@@ -305,7 +305,7 @@ class _Job:
                     )
                     if event.improved:
                         pipeline = backbone.pipeline(trainer.denoiser)
-                        folder.save_best(pipeline, self._card(event))
+                        folder.save_best(pipeline, self._card(event, backbone))
                     self._log(folder, event, images)
                 self._checkpoint(folder, finished=False)
             elif isinstance(event, Stopped):
@@ -315,13 +315,16 @@ class _Job:
                 self._log(folder, event)
             yield event
 
-    def _card(self, event: Validated) -> dict[str, Any]:
+    def _card(self, event: Validated, backbone: Any) -> dict[str, Any]:
         """How to draw with best/ in other software."""
+        from rpo.sampling import solver_name
+
         return {
             "step": event.step,
             "subject": f"{self.config.identifier} {self.config.noun}",
             "reward": event.reward,
             **drawing(self.config),
+            "scheduler": solver_name(backbone, self.config.sampling.scheduler),
             "base_model": self.config.model,
         }
 

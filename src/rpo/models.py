@@ -21,6 +21,7 @@ Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino"]
 
 EMBEDDED = "emojiland"
 _ASSETS = Path(__file__).parent / "assets"
+_NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What an encoder of the hub is used for, by the model_type of its config.json.
 _ENCODER_KINDS: dict[str, Kind] = {
@@ -202,7 +203,7 @@ def _weight_folders(pipeline: Path, index: dict) -> Iterator[Path]:
     """The components of a pipeline that have weights: only models have a config.json."""
     for name, entry in index.items():
         is_component = isinstance(entry, list) and len(entry) == 2 and all(entry)
-        if not is_component or name in ("safety_checker", "feature_extractor"):  # never loaded
+        if not is_component or name in _NEVER_LOADED:
             continue
         if not (pipeline / name).is_dir():
             raise UserError(f"{pipeline / name}: missing; fetch the rest of the model")

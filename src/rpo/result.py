@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo import __version__
-from rpo.config import SETTINGS, Config
+from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
 from rpo.meter import naming_exhausted_memory
 from rpo.run import REPORT, RunFolder, as_pictures
@@ -113,11 +113,14 @@ class Run:
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
     ) -> dict[str, Any]:
         """All that decides one picture, as kept in its PNG."""
+        card = self.folder.best_card() or {}
+        own = card.get("scheduler") == FLOW_SOLVER  # of a flow-matching model, which has no other
         given = {"steps": steps, "guidance_scale": guidance_scale}
         return {
             "prompt": prompt,
             "seed": seed,
             **drawing(self.config),
+            **({"scheduler": FLOW_SOLVER} if own else {}),
             **{name: value for name, value in given.items() if value is not None},
             "model": self.config.model,
             "training_step": self.best_step,

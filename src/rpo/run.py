@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +265,7 @@ class RunFolder:
 
         card: plain values about it (step, noun, sampler), kept in best/rpo.json.
         """
-        from rpo.backbone import quiet
+        from rpo.quiet import quiet
 
         best, new, old = (self.path / name for name in ("best", ".best.new", ".best.old"))
         for leftover in (new, old):  # both names are only ever ours
@@ -313,19 +313,19 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def save_data(self, data: Any) -> None:
-        """Keeps the training data's tensors (a dataclass of them), so no resume draws again."""
+        """Keeps the training data's `tensors()`, so no resume draws again."""
         from safetensors.torch import save_file
 
         (self.path / "last").mkdir(exist_ok=True)
         tensors: dict[str, Tensor] = {
-            item.name: getattr(data, item.name).detach().cpu().clone().contiguous()
-            for item in fields(data)
+            name: tensor.detach().cpu().clone().contiguous()
+            for name, tensor in data.tensors().items()
         }
         with _replacing(self.path / "last" / "data.safetensors") as temporary:
             save_file(tensors, str(temporary))
 
     def load_data(self) -> dict[str, Tensor] | None:
-        """The fields of the training data, None before they are complete."""
+        """What `save_data` kept, None before it is complete."""
         from safetensors.torch import load_file
 
         file = self.path / "last" / "data.safetensors"
@@ -392,8 +392,11 @@ def save_generated(
     return written
 
 
-def data_from(cls: type, tensors: Mapping[str, Tensor]) -> Any:
-    """Rebuilds a dataclass of tensors. Raises UserError when the fields do not fit."""
-    if not is_dataclass(cls) or {item.name for item in fields(cls)} != set(tensors):
-        raise UserError("last/data.safetensors comes from another version of rpo; start a new run")
-    return cls(**tensors)
+def data_from(cls: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """`cls.from_tensors(tensors)`. Raises UserError when they do not fit."""
+    try:
+        return cls.from_tensors(tensors)
+    except TypeError:
+        raise UserError(
+            "last/data.safetensors comes from another version of rpo; start a new run"
+        ) from None

@@ -7,19 +7,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor, nn
 
-from rpo.backbone import Backbone, quiet
+from rpo.backbone import Backbone
+from rpo.conditions import Conditions
+from rpo.config import FLOW_SOLVER
 from rpo.errors import UserError
+from rpo.noise import RectifiedFlow
+from rpo.quiet import quiet
 
-# Both are deterministic given the first noise, so a picture is its seed's alone. What the model's
-# own scheduler says of betas, prediction type and spacing is kept; only this is overruled:
+# All are deterministic given the first noise, so a picture is its seed's alone. What the model's
+# own scheduler says of betas, prediction type, spacing and shift is kept; only this is overruled:
 # a stochastic solver would draw from a shared generator, and clipping is for pixels, not latents.
 SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),  # arXiv 2211.01095
     "ddim": (DDIMScheduler, {"clip_sample": False}),  # arXiv 2010.02502, eta = 0
 }
+# Flow-matching models have this one, whatever `sampling.scheduler` says: it is their own.
+_FLOW = (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": False})  # arXiv 2403.03206
 
 
 def derive_seed(seed: int, *stream: str | int) -> int:
@@ -33,11 +43,18 @@ def make_generator(seed: int, *stream: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *stream))
 
 
+def solver_name(backbone: Backbone, name: str) -> str:
+    """The solver that draws where `name` is asked for. UserError for an unknown name."""
+    flow = isinstance(backbone.process, RectifiedFlow)
+    if name not in SOLVERS and not (flow and name == FLOW_SOLVER):
+        raise UserError(f"sampling.scheduler must be one of {', '.join(SOLVERS)}, not '{name}'")
+    return FLOW_SOLVER if flow else name
+
+
 def make_solver(backbone: Backbone, name: str) -> Any:
     """A fresh diffusers scheduler from the model's configuration. UserError for another name."""
-    if name not in SOLVERS:
-        raise UserError(f"sampling.scheduler must be one of {', '.join(SOLVERS)}, not '{name}'")
-    family, overrides = SOLVERS[name]
+    name = solver_name(backbone, name)
+    family, overrides = _FLOW if name == FLOW_SOLVER else SOLVERS[name]
     with quiet():
         return family.from_config(backbone.scheduler.config, **overrides)
 
@@ -53,56 +70,63 @@ def initial_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
 def sample(
     backbone: Backbone,
     denoiser: nn.Module,
-    embeddings: Tensor,
+    conditions: Conditions,
     seeds: Sequence[int],
     *,
     steps: int,
     guidance_scale: float,
     batch_size: int = 8,
     scheduler: str = "dpm++",
-    negative: Tensor | None = None,
+    negative: Conditions | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Draw one picture for each embedding and seed; the batch size changes speed only.
+    """Draw one picture for each prompt and seed; the batch size changes speed only.
 
     Args:
-        embeddings: (N, L, D) prompts' embeddings.
+        conditions: N encoded prompts.
         seeds: N integers, one a picture.
-        guidance_scale: classifier-free guidance (arXiv 2207.12598); at 1 or less it is off.
-        negative: (1, L, D), the embedding to be guided away from; the empty prompt's by default.
+        guidance_scale: classifier-free guidance (arXiv 2207.12598), at 1 or less it is off; FLUX is
+            told the scale instead, and FLUX.1-schnell does not read it.
+        scheduler: a name in `SOLVERS`; flow-matching models have one solver and do not read it.
+        negative: one encoded prompt to be guided away from; the model's unconditional by default.
         on_step: called with (solver steps done, solver steps in all).
 
     Returns:
         (N, C, h, w) latents on the backbone's device.
 
     Raises:
-        UserError: unknown scheduler, or the denoiser's output is not finite.
+        UserError: unknown scheduler, a negative prompt for a model without classifier-free
+            guidance, or the denoiser's output is not finite.
     """
-    if not seeds or len(seeds) != len(embeddings):
-        raise ValueError(f"{len(seeds)} seeds for {len(embeddings)} embeddings")
-    solver = make_solver(backbone, scheduler)
-    guided = guidance_scale > 1
+    if not seeds or len(seeds) != len(conditions):
+        raise ValueError(f"{len(seeds)} seeds for {len(conditions)} prompts")
+    solver, classifier_free = make_solver(backbone, scheduler), backbone.family.classifier_free
+    if negative is not None and not classifier_free:
+        raise UserError("this model has no classifier-free guidance; leave out the negative prompt")
+    guided = classifier_free and guidance_scale > 1
     if guided and negative is None:
-        negative = backbone.encode_prompts([""])
+        negative = backbone.unconditional()
 
     starts = range(0, len(seeds), batch_size)
     done, total, pictures = 0, steps * len(starts), []
     for start in starts:
-        context = embeddings[start : start + batch_size]
+        context = conditions[start : start + batch_size]
         noise = initial_noise(backbone.latent_shape, seeds[start : start + batch_size])
         if guided:
-            context = torch.cat([negative.expand_as(context), context])  # type: ignore[union-attr]
-        with quiet():
-            solver.set_timesteps(steps, device=backbone.device)  # also forgets the last batch
-        latents = noise.to(backbone.device) * solver.init_noise_sigma
+            assert negative is not None
+            context = Conditions.cat([negative.expand(len(context)), context])
+        with quiet():  # also forgets the last batch
+            backbone.family.set_timesteps(solver, steps, backbone.image_tokens, backbone.device)
+        # All of these solvers start from unit noise and show the denoiser their latents unscaled.
+        latents = noise.to(backbone.device)
         for timestep in solver.timesteps:
-            inputs = solver.scale_model_input(latents, timestep)
-            prediction = denoiser(
-                torch.cat([inputs, inputs]) if guided else inputs,
+            prediction = backbone.predict(
+                denoiser,
+                torch.cat([latents, latents]) if guided else latents,
                 timestep,
-                encoder_hidden_states=context,
-                return_dict=False,
-            )[0]
+                context,
+                guidance_scale,
+            )
             if guided:
                 without, with_prompt = prediction.chunk(2)
                 prediction = torch.lerp(without, with_prompt, guidance_scale)

@@ -7,7 +7,7 @@ never from a running generator, so a resumed run repeats exactly what an uninter
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo.backbone import Backbone
+from rpo.conditions import Conditions
 from rpo.config import Config
 from rpo.errors import UserError
 from rpo.events import Event, Labelled, Prepared, Progress, StepDone, Stopped, Validated
@@ -35,21 +36,47 @@ class TrainingData:
     Attributes:
         reference_latents: (M, C, h, w).
         generated_latents: (G, C, h, w), as the base model drew them.
-        reference_embedding: (1, L, D) of "a photo of [V] dog".
-        generated_embeddings: (G, L, D), each of the prompt that drew the picture.
+        reference_conditions: 1 row, "a photo of [V] dog".
+        generated_conditions: G rows, each of the prompt that drew the picture.
         probabilities: (M, G), p(reference i preferred to generated j), Eq. 6.
     """
 
     reference_latents: Tensor
     generated_latents: Tensor
-    reference_embedding: Tensor
-    generated_embeddings: Tensor
+    reference_conditions: Conditions
+    generated_conditions: Conditions
     probabilities: Tensor
 
     def to(self, device: torch.device) -> TrainingData:
         """The same on `device`; the probabilities stay on the CPU, where labels are drawn."""
         moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
         return TrainingData(**{**moved, "probabilities": self.probabilities.cpu()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, for saving; "generated_conditions.tokens" and the like."""
+        named: dict[str, Tensor] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Conditions):
+                named |= {f"{field.name}.{key}": part for key, part in value.tensors().items()}
+            else:
+                named[field.name] = value
+        return named
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> TrainingData:
+        """The inverse of `tensors`. Raises TypeError for other names."""
+        values: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            field, _, part = name.partition(".")
+            if part:
+                values.setdefault(field, {})[part] = tensor
+            else:
+                values[field] = tensor
+        for name, value in values.items():
+            if isinstance(value, dict):
+                values[name] = Conditions.from_tensors(value)
+        return TrainingData(**values)
 
 
 def prepare(
@@ -66,7 +93,7 @@ def prepare(
     """
     settings = config.sampling
     drawn = [prompt for prompt in prompts for _ in range(settings.images_per_prompt)]
-    embeddings = backbone.encode_prompts([prompt.conditioning for prompt in drawn])
+    conditions = backbone.encode_prompts([prompt.conditioning for prompt in drawn])
     latents, images = [], []
     for start in range(0, len(drawn), settings.batch_size):
         yield Progress("sampling", start, len(drawn))
@@ -75,7 +102,7 @@ def prepare(
             sample(
                 backbone,
                 backbone.denoiser,
-                embeddings[chunk.start : chunk.stop],
+                conditions[chunk.start : chunk.stop],
                 [derive_seed(config.seed, "training image", index) for index in chunk],
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
@@ -104,8 +131,8 @@ def prepare(
     data = TrainingData(
         reference_latents=backbone.encode_images(subject.tensor(backbone.resolution)),
         generated_latents=torch.cat(latents),
-        reference_embedding=backbone.encode_prompts([reference_prompt.conditioning]),
-        generated_embeddings=embeddings,
+        reference_conditions=backbone.encode_prompts([reference_prompt.conditioning]),
+        generated_conditions=conditions,
         probabilities=p,
     )
     yield Prepared(data, to_uint8(pictures), tuple(prompt.conditioning for prompt in drawn))
@@ -122,7 +149,7 @@ class Validator:
         self.prompts = tuple(prompt.conditioning for prompt in drawn)
         self.plain = [prompt.plain for prompt in drawn]
         self.seeds = [derive_seed(config.seed, "validation", index) for index in range(len(drawn))]
-        self.embeddings = backbone.encode_prompts(self.prompts)
+        self.conditions = backbone.encode_prompts(self.prompts)
 
     def run(self, denoiser: nn.Module) -> Generator[Progress, None, tuple[Scores, Tensor]]:
         """Yields its progress and returns (Scores, (N, 3, H, W) uint8 pictures on the CPU)."""
@@ -132,7 +159,7 @@ class Validator:
             latents = sample(
                 self.backbone,
                 denoiser,
-                self.embeddings[start : start + batch],
+                self.conditions[start : start + batch],
                 self.seeds[start : start + batch],
                 steps=self.settings.steps,
                 guidance_scale=self.settings.guidance_scale,
@@ -209,11 +236,9 @@ class Trainer:
             if due and self._validated < self.step:
                 yield from self._validate()
             best_step = self.stopping.best_step or 0
-            if self._patience_out:
-                yield Stopped(self.step, best_step, "patience")
-                return
-            if self.step >= last:
-                yield Stopped(self.step, best_step, "finished")
+            if self._patience_out or self.step >= last:
+                reason = "finished" if self.step >= last else "patience"
+                yield Stopped(self.step, best_step, reason)
                 return
             if until is not None and self.step >= until:
                 return
@@ -255,8 +280,7 @@ class Trainer:
         labels = draw_labels(self.data.probabilities[reference, generated], generator)
 
         def diffusion() -> tuple[Tensor, Tensor]:
-            schedule = self.backbone.noise_schedule
-            timesteps = torch.randint(len(schedule), (size,), generator=generator)
+            timesteps = self.backbone.process.draw_timesteps(size, generator)
             noise = torch.randn(size, *self.backbone.latent_shape, generator=generator)
             return timesteps.to(self.backbone.device), noise.to(self.backbone.device)
 
@@ -271,14 +295,15 @@ class Trainer:
         pairs = self._draw(self.step)
         size = len(pairs.labels)
         latents = data.reference_latents[pairs.reference]
-        embeddings = data.reference_embedding.expand(size, -1, -1)
+        conditions = data.reference_conditions.expand(size)
         timesteps, noise = pairs.timesteps[0], pairs.noise[0]
         prefers = settings.preference_weight > 0
         if prefers:  # both halves in one forward pass: reference first, generated second
             latents = torch.cat([latents, data.generated_latents[pairs.generated]])
-            embeddings = torch.cat([embeddings, data.generated_embeddings[pairs.generated]])
+            drawn_by = data.generated_conditions[pairs.generated]
+            conditions = Conditions.cat([conditions, drawn_by])
             timesteps, noise = torch.cat(pairs.timesteps), torch.cat(pairs.noise)
-        batch = (latents, noise, timesteps, embeddings)
+        batch = (latents, noise, timesteps, conditions)
 
         error = self.backbone.denoising_error(self.denoiser, *batch)  # (B,) or (2B,)
         similarity = similarity_loss(error[:size])
@@ -294,11 +319,11 @@ class Trainer:
             loss = loss + settings.preference_weight * preference
         self._refuse_non_finite("loss", loss.item())
 
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm).item()
         self._refuse_non_finite("gradient", norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # so that validation has their memory
         self.step += 1
         return StepDone(
             step=self.step,

@@ -1,0 +1,64 @@
+"""What a denoiser is told of the prompts: rows of tensors that stay together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """N encoded prompts. All tensors have N rows; row k of each belongs to prompt k.
+
+    Attributes:
+        tokens: (N, L, D), one vector a token.
+        pooled: (N, P), one vector a prompt, for the families that read one (SDXL, SD 3, FLUX).
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        return Conditions(change(self.tokens), None if self.pooled is None else change(self.pooled))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Conditions:
+        """The chosen rows; always a batch, so a single integer is a TypeError."""
+        if isinstance(rows, int) or (isinstance(rows, Tensor) and rows.ndim == 0):
+            raise TypeError("index Conditions by a slice, a list or a tensor of rows")
+        return self._map(lambda tensor: tensor[rows])
+
+    def expand(self, rows: int) -> Conditions:
+        """One prompt as `rows` equal ones, without copying it. ValueError if there are more."""
+        if len(self) != 1:
+            raise ValueError(f"only one prompt can be expanded, not {len(self)}")
+        return self._map(lambda tensor: tensor.expand(rows, *tensor.shape[1:]))
+
+    def to(self, device: torch.device | str) -> Conditions:
+        """The same on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    @staticmethod
+    def cat(parts: Sequence[Conditions]) -> Conditions:
+        """All rows of the parts in order. ValueError where only some have pooled vectors."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        if len(pooled) not in (0, len(parts)):
+            raise ValueError("conditions of different model families cannot be joined")
+        return Conditions(
+            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for saving."""
+        named = {"tokens": self.tokens}
+        return named if self.pooled is None else {**named, "pooled": self.pooled}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> Conditions:
+        """The inverse of `tensors`. Raises TypeError for other names."""
+        return Conditions(**tensors)
