@@ -35,8 +35,8 @@ SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
     "autoencoder": 3_600,
     "reward": 800,
-    "judge-clip": 900,
-    "judge-dino": 500,
+    "judge-clip": 2_000,
+    "judge-dino": 1_000,
     "diffusion": 4_200,
 }
 

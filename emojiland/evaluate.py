@@ -177,5 +177,8 @@ def contact_sheet(assets: Path, file: Path) -> None:
             sheet.paste(
                 Image.fromarray(pixels).resize((zoom, zoom), Image.Resampling.NEAREST), (x, y)
             )
-            pen.text((x + 2, y + zoom + 2), prompt.removeprefix("a ")[:18], fill="black", font=font)
+            text = prompt.removeprefix("a ")
+            while font.getlength(text) > zoom - 4:  # within its column
+                text = text[:-1]
+            pen.text((x + 2, y + zoom + 2), text, fill="black", font=font)
     sheet.save(file, optimize=True)

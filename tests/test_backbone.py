@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import load_file, save_file
 from tiny import (
     LATENT_SHAPE,
     RESOLUTION,
@@ -234,3 +235,32 @@ def test_an_inpainting_model_is_refused() -> None:
     pipeline.unet.register_to_config(in_channels=9)
     with pytest.raises(UserError, match="reads 9 channels, its pictures have 4"):
         Backbone(pipeline, device="cpu")
+
+
+def test_a_tokenizer_without_its_words_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    for file in (tmp_path / "tokenizer").iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(UserError, match="the files of its tokenizer are missing"):
+        Backbone.load(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model"])
+def test_weights_that_are_cut_off_are_refused_in_one_line(tmp_path: Path, part: str) -> None:
+    save_tiny(tmp_path)
+    file = tmp_path / f"{part}.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be loaded") as caught:
+        Backbone.load(tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_denoiser_with_a_weight_missing_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_in.weight"]
+    save_file(weights, file)
+    with pytest.raises(UserError, match="weights of its unet are missing"):
+        Backbone.load(tmp_path, "cpu")

@@ -13,6 +13,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rpo.backbones import FAMILIES, Family
@@ -42,6 +43,17 @@ def resolve_device(name: str = "auto") -> torch.device:
             f"device '{name}' is not usable here; use auto, cpu, mps or cuda"
         ) from error
     return device
+
+
+def _refuse_incomplete(pipeline: Any) -> None:
+    """Raises OSError where a loader left something out without a word."""
+    for name, part in pipeline.components.items():
+        # With its files gone transformers builds a tokenizer that knows no word.
+        if name.startswith("tokenizer") and part and len(part) <= len(part.all_special_tokens):
+            raise OSError(f"the files of its {name} are missing")
+        # A weight that no file holds has a shape and no numbers.
+        if isinstance(part, nn.Module) and any(p.is_meta for p in part.parameters()):
+            raise OSError(f"weights of its {name} are missing")
 
 
 class Backbone:
@@ -148,7 +160,9 @@ class Backbone:
                     variant="fp16" if half_only else None,
                     **dict.fromkeys([*family.unused, *absent]),
                 )
-        except (OSError, ValueError) as error:
+                _refuse_incomplete(pipeline)
+        # RuntimeError: weights that are missing or have another shape; SafetensorError: cut off.
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
             raise UserError(
                 f"model '{name}' cannot be loaded ({reason}); name a complete diffusers folder "
