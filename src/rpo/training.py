@@ -237,8 +237,8 @@ class Trainer:
                 yield from self._validate()
             best_step = self.stopping.best_step or 0
             if self._patience_out or self.step >= last:
-                reason = "finished" if self.step >= last else "patience"
-                yield Stopped(self.step, best_step, reason)
+                done = self.step >= last
+                yield Stopped(self.step, best_step, "finished" if done else "patience")
                 return
             if until is not None and self.step >= until:
                 return
