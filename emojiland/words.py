@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -29,7 +30,12 @@ def all_captions() -> list[str]:
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes and returns a CLIPTokenizer in which every caption word is one token."""
+    """A CLIPTokenizer in which every caption word is one token: the folder's, or a new one.
+
+    Merges of equal frequency come in any order, so one that models were trained with is kept.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return CLIPTokenizer.from_pretrained(folder)
     corpus = [*all_captions(), STYLE, MORE_WORDS]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -42,8 +48,6 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
         initial_alphabet=[chr(c) for c in range(ord("a"), ord("z") + 1)],
     )
     learner.train_from_iterator((text.lower() for text in corpus), trainer)
-    import json
-
     model = json.loads(learner.to_str())["model"]
     pieces = list(model["vocab"])
     alphabet = sorted(
