@@ -51,14 +51,9 @@ def _models(work: Path, steps: dict[str, int], only: str | None):
     latents, scale = autoencoder.latents(vae, pool, work / "latents.npy")
     wanted = [only] if only else list(steps)
     models: dict[str, torch.nn.Module] = {"autoencoder": vae}
-    if "reward" in wanted:
-        models["reward"] = encoders.train_reward(pool, tokenizer, work, artwork, steps["reward"])
-    if "judge-clip" in wanted:
-        models["judge-clip"] = encoders.train_clip_judge(
-            pool, tokenizer, work, artwork, steps["judge-clip"]
-        )
-    if "judge-dino" in wanted:
-        models["judge-dino"] = encoders.train_dino_judge(pool, work, artwork, steps["judge-dino"])
+    for name in encoders.RECIPES:
+        if name in wanted:
+            models[name] = encoders.train(name, pool, tokenizer, work, artwork, steps[name])
     if "diffusion" in wanted:
         models["diffusion"] = diffusion.train(
             pool, latents, scale, tokenizer, work, steps["diffusion"]
@@ -96,7 +91,7 @@ def export(
         shutil.rmtree(unet)
         pipe.unet.save_pretrained(unet, max_shard_size="14MB")  # no file above 15 MB
         pipe.to(torch.float32)
-    for kind in ("reward", "judge-clip", "judge-dino"):
+    for kind in encoders.RECIPES:
         if kind in models:
             models[kind].to("cpu").to(torch.float16).save_pretrained(ASSETS / kind)
             models[kind].to(torch.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -186,20 +187,64 @@ def _pairs(rng: np.random.Generator, families: dict[str, list[np.ndarray]], coun
     return np.array(picks)
 
 
-def _train(
-    name, model, tokenizer, pool, work, artwork, keep, *, steps, seed, nouns, batch=128, peak=1e-3
-):
-    model = model.to(device())
-    families = _families(pool, artwork, keep)
-    with_text = tokenizer is not None
+@dataclass(frozen=True)
+class Recipe:
+    """What sets one encoder apart. `keep` says which individuals, by which artists, it sees."""
+
+    new: Callable[[int], nn.Module]  # from the vocabulary's size
+    keep: Callable[[int, str], bool]
+    seed: int
+    nouns: int  # classes in a batch: the fewer, the more its individuals look alike
+    peak: float = 1e-3
+    with_text: bool = True
+
+
+RECIPES = {
+    "reward": Recipe(
+        new_reward_model,
+        lambda who, artist: who % 2 == 0 and artist != "emojione",
+        seed=3,
+        nouns=15,
+    ),
+    "judge-clip": Recipe(
+        new_clip_judge,
+        lambda who, artist: who % 2 == 1 and artist != "fluent-emoji",
+        seed=4,
+        nouns=15,
+    ),
+    "judge-dino": Recipe(
+        lambda vocabulary: new_dino_judge(),
+        lambda who, artist: who % 3 != 0,
+        seed=5,
+        nouns=4,
+        peak=7e-4,
+        with_text=False,
+    ),
+}
+
+
+def train(
+    name: str,
+    pool: Pool,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    artwork: Path,
+    steps: int,
+    batch: int = 128,
+) -> nn.Module:
+    """Trains, or resumes, the encoder of that name in RECIPES."""
+    recipe = RECIPES[name]
+    torch.manual_seed(recipe.seed)
+    model = recipe.new(len(tokenizer)).to(device())
+    families = _families(pool, artwork, recipe.keep)
 
     def loss(rng: np.random.Generator, noise: torch.Generator):
-        picks = _pairs(rng, families, batch // 2, nouns)
+        picks = _pairs(rng, families, batch // 2, recipe.nouns)
         pixels = to_tensor(pool.images[picks])
         light = 1 + 0.1 * torch.randn(batch, 3, 1, 1, generator=noise)
         images = image_features(model, (pixels * light).to(device()))
         individuals = instance_loss(images, pool.instances[picks])
-        if not with_text:
+        if not recipe.with_text:
             return individuals, {"instance": individuals.item()}
         captions = [pool.captions[k] for k in picks]
         texts = text_features(model, tokenizer, captions)
@@ -215,57 +260,6 @@ def _train(
             "scale": scale.item(),
         }
 
-    return fit(name, model, loss, work, steps=steps, peak=peak, seed=seed, ema_decay=0.998)
-
-
-def train_reward(
-    pool: Pool, tokenizer: CLIPTokenizer, work: Path, artwork: Path, steps: int
-) -> nn.Module:
-    torch.manual_seed(3)
-    return _train(
-        "reward",
-        new_reward_model(len(tokenizer)),
-        tokenizer,
-        pool,
-        work,
-        artwork,
-        lambda who, artist: who % 2 == 0 and artist != "emojione",
-        steps=steps,
-        seed=3,
-        nouns=15,
-    )
-
-
-def train_clip_judge(
-    pool: Pool, tokenizer: CLIPTokenizer, work: Path, artwork: Path, steps: int
-) -> nn.Module:
-    torch.manual_seed(4)
-    return _train(
-        "judge-clip",
-        new_clip_judge(len(tokenizer)),
-        tokenizer,
-        pool,
-        work,
-        artwork,
-        lambda who, artist: who % 2 == 1 and artist != "fluent-emoji",
-        steps=steps,
-        seed=4,
-        nouns=15,
-    )
-
-
-def train_dino_judge(pool: Pool, work: Path, artwork: Path, steps: int) -> nn.Module:
-    torch.manual_seed(5)
-    return _train(
-        "judge-dino",
-        new_dino_judge(),
-        None,
-        pool,
-        work,
-        artwork,
-        lambda who, artist: who % 3 != 0,
-        steps=steps,
-        seed=5,
-        nouns=4,
-        peak=7e-4,
+    return fit(
+        name, model, loss, work, steps=steps, peak=recipe.peak, seed=recipe.seed, ema_decay=0.998
     )
