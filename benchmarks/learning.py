@@ -67,10 +67,12 @@ from rpo.evaluation.metrics import (
 )
 from rpo.events import Labelled, Prepared, Validated
 from rpo.models import resolve_model
+from rpo.preparation import TrainingData, prepare
 from rpo.prompts import Prompt, PromptSet, load_prompt_set
 from rpo.reward import AlignmentReward
 from rpo.sampling import derive_seed, sample, to_uint8
-from rpo.training import Trainer, TrainingData, Validator, prepare
+from rpo.training import Trainer
+from rpo.validation import Validator
 
 LAMBDA = 0.5
 # What each training gives: its weight of L_pref, and the methods of its last and best step.

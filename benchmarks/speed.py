@@ -41,11 +41,12 @@ from rpo.config import Config, load_config
 from rpo.errors import UserError
 from rpo.events import Prepared, StepDone, Validated
 from rpo.job import PhaseDone, iterate
+from rpo.preparation import TrainingData
 from rpo.prompts import Prompt, load_prompt_set
 from rpo.reward import Scores
 from rpo.sampling import derive_seed, initial_noise, make_solver, sample
 from rpo.subject import Subject
-from rpo.training import Trainer, TrainingData
+from rpo.training import Trainer
 
 
 def measure_job(subject: Subject, world: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -23,10 +23,10 @@ import rpo
 from rpo.backbone import Backbone
 from rpo.backbones.flux import pack, positions, unpack
 from rpo.errors import UserError
+from rpo.preparation import TrainingData
 from rpo.quiet import quiet
 from rpo.run import RunFolder
 from rpo.sampling import FLOW_SOLVER, initial_noise, make_solver, sample
-from rpo.training import TrainingData
 
 SDXL = ["sdxl", "sdxl-encoding-the-empty-prompt"]
 FLOWS = ["sd3", "sd3-without-t5", "flux-dev", "flux-schnell"]

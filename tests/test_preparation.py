@@ -14,10 +14,12 @@ from torch import Tensor
 from rpo.backbone import Backbone
 from rpo.config import Config, RewardConfig, SamplingConfig, TrainingConfig, ValidationConfig
 from rpo.events import Labelled, Prepared, Progress, Validated
+from rpo.preparation import prepare
 from rpo.prompts import Prompt
 from rpo.reward import AlignmentReward
 from rpo.sampling import derive_seed, sample
-from rpo.training import Trainer, Validator, prepare
+from rpo.training import Trainer
+from rpo.validation import Validator
 
 PHOTOS = 3
 

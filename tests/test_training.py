@@ -19,8 +19,9 @@ from rpo.checkpoint import load_state, save_state
 from rpo.config import Config, TrainingConfig, ValidationConfig
 from rpo.errors import UserError
 from rpo.events import Progress, StepDone, Stopped, Validated
+from rpo.preparation import TrainingData
 from rpo.reward import Scores
-from rpo.training import Trainer, TrainingData
+from rpo.training import Trainer
 
 PHOTOS, PICTURES = 3, 5
 

@@ -267,7 +267,9 @@ class _Job:
         }
 
     def _work(self, folder: RunFolder, backbone: Any, reward: Any) -> Iterator[Any]:
-        from rpo.training import Trainer, TrainingData, Validator, prepare
+        from rpo.preparation import TrainingData, prepare
+        from rpo.training import Trainer
+        from rpo.validation import Validator
 
         tensors, state = folder.load_data(), folder.load_last()
         if state is None:

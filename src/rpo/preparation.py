@@ -1,0 +1,130 @@
+"""Before training: the base model draws its pictures, the reward labels all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rpo.backbone import Backbone
+from rpo.conditions import Conditions
+from rpo.config import Config
+from rpo.events import Event, Labelled, Prepared, Progress
+from rpo.prompts import Prompt
+from rpo.reward import AlignmentReward, preference_probability
+from rpo.sampling import derive_seed, sample, to_uint8
+
+if TYPE_CHECKING:
+    from rpo.subject import Subject
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All that the loop reads, computed once. M reference photos, G generated pictures.
+
+    Attributes:
+        reference_latents: (M, C, h, w).
+        generated_latents: (G, C, h, w), as the base model drew them.
+        reference_conditions: 1 row, "a photo of [V] dog".
+        generated_conditions: G rows, each of the prompt that drew the picture.
+        probabilities: (M, G), p(reference i preferred to generated j), Eq. 6.
+    """
+
+    reference_latents: Tensor
+    generated_latents: Tensor
+    reference_conditions: Conditions
+    generated_conditions: Conditions
+    probabilities: Tensor
+
+    def to(self, device: torch.device) -> TrainingData:
+        """The same on `device`; the probabilities stay on the CPU, where labels are drawn."""
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return TrainingData(**{**moved, "probabilities": self.probabilities.cpu()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, for saving; "generated_conditions.tokens" and the like."""
+        named: dict[str, Tensor] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Conditions):
+                named |= {f"{field.name}.{key}": part for key, part in value.tensors().items()}
+            else:
+                named[field.name] = value
+        return named
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> TrainingData:
+        """The inverse of `tensors`. Raises TypeError for other names."""
+        values: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            field, _, part = name.partition(".")
+            if part:
+                values.setdefault(field, {})[part] = tensor
+            else:
+                values[field] = tensor
+        for name, value in values.items():
+            if isinstance(value, dict):
+                values[name] = Conditions.from_tensors(value)
+        return TrainingData(**values)
+
+
+def prepare(
+    backbone: Backbone,
+    reward: AlignmentReward,
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    config: Config,
+) -> Iterator[Event]:
+    """Let the base model draw the training pictures and label all pairs; ends with `Prepared`.
+
+    Each prompt is drawn `sampling.images_per_prompt` times from its conditioning wording; the
+    rewards of a pair use its plain wording, and pair (i, j) carries its own gap.
+    """
+    settings = config.sampling
+    drawn = [prompt for prompt in prompts for _ in range(settings.images_per_prompt)]
+    conditions = backbone.encode_prompts([prompt.conditioning for prompt in drawn])
+    latents, images = [], []
+    for start in range(0, len(drawn), settings.batch_size):
+        yield Progress("sampling", start, len(drawn))
+        chunk = range(start, min(start + settings.batch_size, len(drawn)))
+        latents.append(
+            sample(
+                backbone,
+                backbone.denoiser,
+                conditions[chunk.start : chunk.stop],
+                [derive_seed(config.seed, "training image", index) for index in chunk],
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                batch_size=settings.batch_size,
+                scheduler=settings.scheduler,
+            )
+        )
+        images.append(backbone.decode(latents[-1], settings.batch_size).cpu())
+    yield Progress("sampling", len(drawn), len(drawn))
+
+    pictures = torch.cat(images)
+    yield Progress("labelling", 0, len(drawn))
+    reward_ref, reward_gen = reward.score_pairs(  # (M, G), (G,)
+        pictures, [prompt.plain for prompt in drawn], config.reward.lambda_train, config.reward.mean
+    )
+    gap = reward_ref - reward_gen
+    p = preference_probability(reward_ref, reward_gen, config.reward.temperature)
+    yield Progress("labelling", len(drawn), len(drawn))
+    yield Labelled(
+        mean_probability=p.mean().item(),
+        flip_rate=torch.minimum(p, 1 - p).mean().item(),
+        mean_gap=gap.mean().item(),
+        pairs=p.numel(),
+    )
+    reference_prompt = Prompt.reference(subject.noun, config.identifier)
+    data = TrainingData(
+        reference_latents=backbone.encode_images(subject.tensor(backbone.resolution)),
+        generated_latents=torch.cat(latents),
+        reference_conditions=backbone.encode_prompts([reference_prompt.conditioning]),
+        generated_conditions=conditions,
+        probabilities=p,
+    )
+    yield Prepared(data, to_uint8(pictures), tuple(prompt.conditioning for prompt in drawn))

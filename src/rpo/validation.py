@@ -1,0 +1,58 @@
+"""How good the weights are now: the validation prompts drawn, and their reward."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rpo.backbone import Backbone
+from rpo.config import Config
+from rpo.events import Progress
+from rpo.prompts import Prompt
+from rpo.reward import AlignmentReward, Scores
+from rpo.sampling import derive_seed, sample, to_uint8
+
+
+class Validator:
+    """Judges a denoiser on the same prompts and first noises every time."""
+
+    def __init__(
+        self, backbone: Backbone, reward: AlignmentReward, prompts: Sequence[Prompt], config: Config
+    ) -> None:
+        self.backbone, self.reward, self.settings = backbone, reward, config.validation
+        drawn = [p for p in prompts for _ in range(self.settings.images_per_prompt)]
+        self.prompts = tuple(prompt.conditioning for prompt in drawn)
+        self.plain = [prompt.plain for prompt in drawn]
+        self.seeds = [derive_seed(config.seed, "validation", index) for index in range(len(drawn))]
+        self.conditions = backbone.encode_prompts(self.prompts)
+
+    def run(self, denoiser: nn.Module) -> Generator[Progress, None, tuple[Scores, Tensor]]:
+        """Yields its progress and returns (Scores, (N, 3, H, W) uint8 pictures on the CPU)."""
+        images, batch, total = [], self.settings.batch_size, len(self.seeds)
+        for start in range(0, total, batch):
+            yield Progress("validation", start, total)
+            latents = sample(
+                self.backbone,
+                denoiser,
+                self.conditions[start : start + batch],
+                self.seeds[start : start + batch],
+                steps=self.settings.steps,
+                guidance_scale=self.settings.guidance_scale,
+                batch_size=batch,
+                scheduler=self.settings.scheduler,
+            )
+            images.append(self.backbone.decode(latents, batch).cpu())
+        yield Progress("validation", total, total)
+        pictures = torch.cat(images)
+        return self.reward.score(pictures, self.plain), to_uint8(pictures)
+
+    def __call__(self, denoiser: nn.Module) -> tuple[Scores, Tensor]:
+        """(Scores, (N, 3, H, W) uint8 pictures on the CPU)."""
+        progress = self.run(denoiser)
+        while True:
+            try:
+                next(progress)
+            except StopIteration as end:
+                return end.value
