@@ -70,7 +70,8 @@ from rpo.models import resolve_model
 from rpo.preparation import TrainingData, prepare
 from rpo.prompts import Prompt, PromptSet, load_prompt_set
 from rpo.reward import AlignmentReward
-from rpo.sampling import derive_seed, sample, to_uint8
+from rpo.sampling import sample, to_uint8
+from rpo.seeds import derive_seed
 from rpo.training import Trainer
 from rpo.validation import Validator
 

@@ -44,7 +44,8 @@ from rpo.job import PhaseDone, iterate
 from rpo.preparation import TrainingData
 from rpo.prompts import Prompt, load_prompt_set
 from rpo.reward import Scores
-from rpo.sampling import derive_seed, initial_noise, make_solver, sample
+from rpo.sampling import initial_noise, make_solver, sample
+from rpo.seeds import derive_seed
 from rpo.subject import Subject
 from rpo.training import Trainer
 

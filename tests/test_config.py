@@ -37,6 +37,9 @@ OTHER = {
     "seed": 7,
     "device": "cuda:1",
     "resolution": 768,
+    "precision": "bf16",
+    "offload": True,
+    "compile": True,
     "sampling.steps": 3,
     "sampling.guidance_scale": 1.25,
     "sampling.images_per_prompt": 2,
@@ -48,6 +51,12 @@ OTHER = {
     "training.max_grad_norm": 0.5,
     "training.beta": 1000.0,
     "training.batch_size": 4,
+    "training.accumulate": 2,
+    "training.weights": "dora",
+    "training.checkpointing": True,
+    "lora.rank": 4,
+    "lora.alpha": 8.0,
+    "lora.targets": "to_q, to_out.0",
     "training.similarity_weight": 0.0,
     "training.preference_weight": 0.25,
     "training.independent_noise": True,
@@ -72,7 +81,7 @@ def other_config() -> Config:
 
 
 def test_every_field_is_a_setting_with_one_sentence_of_help() -> None:
-    sections = {"sampling", "training", "reward", "validation"}
+    sections = {"sampling", "training", "lora", "reward", "validation"}
     names = {field.name for field in dataclasses.fields(Config)} - sections
     for section in sections:
         owner = getattr(Config(), section)

@@ -17,7 +17,8 @@ from rpo.events import Labelled, Prepared, Progress, Validated
 from rpo.preparation import prepare
 from rpo.prompts import Prompt
 from rpo.reward import AlignmentReward
-from rpo.sampling import derive_seed, sample
+from rpo.sampling import sample
+from rpo.seeds import derive_seed
 from rpo.training import Trainer
 from rpo.validation import Validator
 

@@ -47,8 +47,7 @@ class FakePipeline:
     def __init__(self, content: str, fail: bool = False) -> None:
         self.content, self.fail = content, fail
 
-    def save_pretrained(self, path: Path, safe_serialization: bool) -> None:
-        assert safe_serialization
+    def save_pretrained(self, path: Path) -> None:
         (path / "unet").mkdir(parents=True)
         (path / "unet" / "config.json").write_text(self.content)
         if self.fail:
@@ -167,7 +166,7 @@ def test_a_full_disk_is_named_with_the_remedy(
     def full(*_: object, **__: object) -> None:
         raise error
 
-    folder.save_best(FakePipeline("old"), {"step": 40})
+    folder.save_best(FakePipeline("old").save_pretrained, {"step": 40})
     folder.save_last({"step": 1}, {"step": 1})
     monkeypatch.setattr("rpo.checkpoint.save_file", full)
     with pytest.raises(UserError, match=r"trainer\.safetensors: the disk is full; .*--resume"):
@@ -175,7 +174,7 @@ def test_a_full_disk_is_named_with_the_remedy(
     assert (folder.load_last() or {})["step"] == 1
     monkeypatch.setattr(FakePipeline, "save_pretrained", full)
     with pytest.raises(UserError, match=r"best: the disk is full; .*--resume"):
-        folder.save_best(FakePipeline("new"), {"step": 80})
+        folder.save_best(FakePipeline("new").save_pretrained, {"step": 80})
     assert folder.best_card()["step"] == 40  # type: ignore[index]
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(UserError, match=r"metrics\.jsonl: the disk is full; .*--resume"):
@@ -231,13 +230,13 @@ def test_images_are_exact_and_carry_their_prompt(folder: RunFolder) -> None:
 
 
 def test_best_is_replaced_only_by_a_complete_one(folder: RunFolder) -> None:
-    folder.save_best(FakePipeline("old"), {"step": 40})
+    folder.save_best(FakePipeline("old").save_pretrained, {"step": 40})
     with pytest.raises(OSError, match="no more"):
-        folder.save_best(FakePipeline("new", fail=True), {"step": 80})
+        folder.save_best(FakePipeline("new", fail=True).save_pretrained, {"step": 80})
     assert folder.best_card()["step"] == 40  # type: ignore[index]
     assert (folder.path / "best" / "model_index.json").read_text() == "old"
     (folder.path / "best" / "notes.txt").write_text("mine")
-    folder.save_best(FakePipeline("new"), {"step": 80})
+    folder.save_best(FakePipeline("new").save_pretrained, {"step": 80})
     assert (folder.path / "best" / "unet" / "config.json").read_text() == "new"
     assert (folder.path / "best" / "notes.txt").read_text() == "mine"
     assert load_run(folder.path).best_step == 80
@@ -245,7 +244,7 @@ def test_best_is_replaced_only_by_a_complete_one(folder: RunFolder) -> None:
 
 
 def test_open_puts_a_swap_right_that_was_cut_short(folder: RunFolder) -> None:
-    folder.save_best(FakePipeline("old"), {"step": 40})
+    folder.save_best(FakePipeline("old").save_pretrained, {"step": 40})
     os.replace(folder.path / "best", folder.path / ".best.old")
     assert RunFolder.open(folder.path).best_card()["step"] == 40  # type: ignore[index]
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rpo.backbone import Backbone
 from rpo.errors import UserError
-from rpo.sampling import SOLVERS, derive_seed, initial_noise, make_solver, sample, to_uint8
+from rpo.sampling import SOLVERS, initial_noise, make_solver, sample, to_uint8
+from rpo.seeds import derive_seed
 
 PROMPTS = ["a [V] dog", "a dog on the Moon", "a green dog", "a cat", "a bowl"]
 SEEDS = [11, 3, 2**62, 7, 0]

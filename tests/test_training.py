@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -409,3 +410,63 @@ def test_not_a_number_stops_with_a_remedy(epsilon: Backbone) -> None:
     runaway = make_trainer(epsilon, make_config(learning_rate=1e20))
     with pytest.raises(UserError, match=r"at step [2-8].*training.learning_rate 1e\+20"):
         list(runaway.run())
+
+
+# --- memory and arithmetic --------------------------------------------------------------------
+
+
+def test_four_batches_of_one_are_one_batch_of_four(epsilon: Backbone) -> None:
+    steps = []
+    for settings in ({"batch_size": 4}, {"batch_size": 1, "accumulate": 4}):
+        trainer = make_trainer(epsilon, make_config(weight_decay=0.0, **settings))
+        events = [event for event in trainer.run(until=3) if isinstance(event, StepDone)]
+        steps.append((events, weights(trainer)))
+    (whole, whole_weights), (parts, parts_weights) = steps
+    assert len(whole) == len(parts) == 3
+    for one, other in zip(whole, parts, strict=True):
+        assert one.label_mean == other.label_mean
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    for name, weight in whole_weights.items():
+        torch.testing.assert_close(weight, parts_weights[name], rtol=0, atol=1e-4)  # of 3e-3
+
+
+def test_checkpointing_changes_no_gradient(epsilon: Backbone) -> None:
+    plain, frugal = (
+        make_trainer(epsilon, make_config(checkpointing=wanted)) for wanted in (False, True)
+    )
+    assert frugal.denoiser.is_gradient_checkpointing
+    assert not plain.denoiser.is_gradient_checkpointing
+    for trainer in (plain, frugal):
+        list(trainer.run(until=2))
+    assert same(weights(plain), weights(frugal))
+
+
+def test_bfloat16_keeps_what_learns_in_float32_and_delta_at_zero() -> None:
+    backbone, exact = tiny_backbone(precision="bf16"), tiny_backbone()
+    assert backbone.denoiser.dtype == backbone.vae.dtype == torch.bfloat16
+    trainer = make_trainer(backbone, make_config())
+    assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
+    step = trainer._advance()
+    assert step.margin == pytest.approx(0, abs=0.02)  # the base computes in bfloat16 throughout
+    assert step.preference == pytest.approx(math.log(2), abs=0.01)
+    reference = make_trainer(exact, make_config())._advance()
+    assert step.similarity == pytest.approx(reference.similarity, rel=0.02)
+    assert step.grad_norm == pytest.approx(reference.grad_norm, rel=0.1)
+
+
+def test_half_precision_is_refused_where_there_is_no_gpu() -> None:
+    with pytest.raises(UserError, match="precision fp16 needs a GPU; use fp32, or bf16"):
+        tiny_backbone(precision="fp16")
+
+
+@pytest.mark.slow  # compiles for a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_step_is_the_eager_one(epsilon: Backbone) -> None:
+    config = make_config(steps=2)
+    plain = make_trainer(epsilon, config)
+    compiled = make_trainer(epsilon, dataclasses.replace(config, compile=True))
+    for trainer in (plain, compiled):
+        trainer._advance()
+    for name, weight in weights(plain).items():
+        torch.testing.assert_close(weight, weights(compiled)[name], rtol=0, atol=1e-4)

@@ -257,6 +257,6 @@ def save_tiny(folder: Path, kind: str = "epsilon", seed: int = 0) -> Path:
     return folder
 
 
-def tiny_backbone(kind: str = "epsilon", seed: int = 0) -> Backbone:
+def tiny_backbone(kind: str = "epsilon", seed: int = 0, **how: Any) -> Backbone:
     """`tiny_pipeline` on the CPU, wrapped for the engine."""
-    return Backbone(tiny_pipeline(kind, seed), device="cpu", resolution=RESOLUTION)
+    return Backbone(tiny_pipeline(kind, seed), device="cpu", resolution=RESOLUTION, **how)

@@ -7,7 +7,8 @@ them is in `rpo.backbones`, chosen by the pipeline's class in model_index.json.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from rpo.adapters import FILE as ADAPTER
+from rpo.adapters import adapted, is_adapted, save_adapter
 from rpo.backbones import FAMILIES, Family
 from rpo.conditions import Conditions
+from rpo.config import Config
 from rpo.errors import UserError
 from rpo.noise import NoiseProcess
 from rpo.quiet import quiet
 
 TEXT_BATCH = 16  # prompts encoded at once
+FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pipeline_class(name: str) -> Any:
@@ -67,11 +72,27 @@ class Backbone:
         resolution: side of the square pictures, in pixels.
         latent_shape: (C, h, w) of one picture's latent.
         image_tokens: what one picture is to the denoiser, in tokens or latent cells.
-        device: where all of it lives; everything is float32.
+        device: where it computes.
+        dtype: of the frozen weights and of the arithmetic; latents are float32 always.
     """
 
-    def __init__(self, pipeline: Any, device: str = "auto", resolution: int = 0) -> None:
-        self.device = resolve_device(device)
+    def __init__(
+        self,
+        pipeline: Any,
+        device: str = "auto",
+        resolution: int = 0,
+        *,
+        precision: str = "fp32",
+        offload: bool = False,
+    ) -> None:
+        """Raises UserError for a model or a combination of settings that cannot work.
+
+        precision: "fp32", "bf16" or "fp16". offload: text encoders and autoencoder are on the
+        device only while they compute.
+        """
+        self.device, self.dtype, self.offload = resolve_device(device), FLOATS[precision], offload
+        if self.dtype == torch.float16 and self.device.type == "cpu":
+            raise UserError("precision fp16 needs a GPU; use fp32, or bf16")
         family = FAMILIES.get(type(pipeline).__name__)
         if family is None:
             raise UserError(_unsupported("model", type(pipeline).__name__))
@@ -80,10 +101,16 @@ class Backbone:
         self.vae, self.scheduler = pipeline.vae, pipeline.scheduler
         self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
         texts = [getattr(pipeline, name) for name in family.text_encoders]
+        self._texts = [module for module in texts if module is not None]
+        # Half precision's range is too small for what these autoencoders reach inside.
+        vae_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         with quiet():
-            for module in (self.denoiser, self.vae, *texts):
-                if module is not None:
-                    module.to(self.device, torch.float32).eval().requires_grad_(False)
+            self.denoiser.to(self.device, self.dtype)
+            for module in self._texts:
+                module.to(self._home, self.dtype)
+            self.vae.to(self._home, vae_dtype)
+            for module in (self.denoiser, self.vae, *self._texts):
+                module.eval().requires_grad_(False)
 
         self._refuse_other_uses()
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels per latent cell
@@ -127,16 +154,35 @@ class Backbone:
             )
 
     @property
+    def _home(self) -> torch.device:
+        """Where the text encoders and the autoencoder wait."""
+        return torch.device("cpu") if self.offload else self.device
+
+    @contextmanager
+    def _awake(self, *modules: nn.Module) -> Iterator[None]:
+        """They are on the device meanwhile."""
+        try:
+            for module in modules:
+                module.to(self.device)
+            yield
+        finally:
+            for module in modules:
+                module.to(self._home)
+
+    @property
     def prediction_type(self) -> str:
         """ "epsilon", "v_prediction" or "flow_prediction"."""
         return self.process.prediction_type
 
     @classmethod
-    def load(cls, path_or_id: str | Path, device: str = "auto", resolution: int = 0) -> Backbone:
+    def load(
+        cls, path_or_id: str | Path, device: str = "auto", resolution: int = 0, **how: Any
+    ) -> Backbone:
         """Load a diffusers folder, or a hub id that lies in the local cache; nothing is downloaded.
 
-        Only safetensors are read, half-precision ones as float32. Raises UserError where the model
-        is absent, is of an unknown family or has its weights in pickles only.
+        Only safetensors are read. how: `precision` and `offload`, as for the constructor. Raises
+        UserError where the model is absent, is of an unknown family or has its weights in pickles
+        only.
         """
         name = str(path_or_id)
         try:
@@ -168,7 +214,7 @@ class Backbone:
                 f"model '{name}' cannot be loaded ({reason}); name a complete diffusers folder "
                 "with safetensors weights, or fetch a hub model first with `hf download`"
             ) from error
-        return cls(pipeline, device, resolution)
+        return cls(pipeline, device, resolution, **how)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Conditions:
@@ -178,7 +224,8 @@ class Backbone:
         """
         unique = list(dict.fromkeys(texts))
         chunks = [unique[k : k + TEXT_BATCH] for k in range(0, len(unique), TEXT_BATCH)]
-        encoded = Conditions.cat([self.family.encode(chunk) for chunk in chunks])
+        with self._awake(*self._texts):
+            encoded = Conditions.cat([self.family.encode(chunk) for chunk in chunks])
         if len(unique) == len(texts):
             return encoded
         row = {text: index for index, text in enumerate(unique)}
@@ -187,7 +234,8 @@ class Backbone:
     @torch.no_grad()
     def unconditional(self) -> Conditions:
         """(1 row) what classifier-free guidance is guided away from by default."""
-        return self.family.unconditional()
+        with self._awake(*self._texts):
+            return self.family.unconditional()
 
     @torch.no_grad()
     def encode_images(
@@ -198,17 +246,20 @@ class Backbone:
         The posterior's mode; a draw from it where a (CPU) generator is given.
         """
         latents = []
-        for chunk in images.split(batch_size):
-            posterior = self.vae.encode(chunk.to(self.device)).latent_dist
-            latents.append(posterior.sample(generator) if generator else posterior.mode())
-        return (torch.cat(latents) - self._centre) / self._spread
+        with self._awake(self.vae):
+            for chunk in images.split(batch_size):
+                posterior = self.vae.encode(chunk.to(self.device, self.vae.dtype)).latent_dist
+                latents.append(posterior.sample(generator) if generator else posterior.mode())
+        return (torch.cat(latents).float() - self._centre) / self._spread
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
         """(N, C, h, w) latents -> (N, 3, H, W) pictures in [0, 1]."""
-        chunks = (latents * self._spread + self._centre).split(batch_size)
-        images = torch.cat([self.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
-        return images.mul(0.5).add(0.5).clamp(0, 1)
+        encoded = (latents * self._spread + self._centre).to(self.vae.dtype)
+        with self._awake(self.vae):
+            chunks = encoded.split(batch_size)
+            images = torch.cat([self.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+        return images.float().mul(0.5).add(0.5).clamp(0, 1)
 
     def predict(
         self,
@@ -218,12 +269,17 @@ class Backbone:
         conditions: Conditions,
         guidance: float = 1.0,
     ) -> Tensor:
-        """The denoiser's answer, (B, C, h, w); timesteps (B,) or a scalar.
+        """The denoiser's answer, (B, C, h, w) in float32; timesteps (B,) or a scalar.
 
         guidance: what a guidance-distilled model (FLUX.1-dev) is told; no other model reads it. At
         1 it answers as an unguided model, with the velocity that flow matching's target measures.
         """
-        return self.family.predict(denoiser, noisy, timesteps, conditions, guidance)
+        half = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=half):
+            answer = self.family.predict(
+                denoiser, noisy.to(self.dtype), timesteps, conditions.to(self.dtype), guidance
+            )
+        return answer.float()
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t of `process`: (B, C, h, w), timesteps (B,)."""
@@ -251,14 +307,45 @@ class Backbone:
         return residual.square().flatten(1).mean(1)
 
     def trainable_copy(self) -> nn.Module:
-        """A copy of the base denoiser that learns, float32 as the base is.
+        """A copy of the base denoiser that learns, in float32 whatever the base is in.
 
         It stays in evaluation mode: dropout would make Delta noisy, and differ from zero untrained.
         """
-        return copy.deepcopy(self.denoiser).eval().requires_grad_(True)
+        return copy.deepcopy(self.denoiser).float().eval().requires_grad_(True)
+
+    def trainable(self, config: Config) -> nn.Module:
+        """What `training.weights` lets learn: a `trainable_copy`, or the base with an adapter.
+
+        Raises UserError where the adapter's layers are not there.
+        """
+        settings = config.training
+        if settings.weights == "full":
+            denoiser = self.trainable_copy()
+        else:
+            dora = settings.weights == "dora"
+            denoiser = adapted(self.denoiser, config.lora, dora=dora, seed=config.seed)
+        if settings.checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        if config.compile:
+            denoiser.compile()
+        return denoiser
+
+    def save(self, denoiser: nn.Module, folder: Path) -> None:
+        """Writes `denoiser` as diffusers does: the whole pipeline, or the file of its adapter."""
+        with quiet():
+            if is_adapted(denoiser):
+                save_adapter(self.family.pipeline, self.family.denoiser_name, denoiser, folder)
+            else:
+                self.pipeline(denoiser).save_pretrained(folder, safe_serialization=True)
+
+    def load_adapter(self, folder: Path) -> None:
+        """Puts the adapter that `save` wrote onto the base denoiser."""
+        with quiet():
+            self.family.pipeline.load_lora_weights(str(folder), weight_name=ADAPTER)
+        self.denoiser.to(self.device).eval().requires_grad_(False)
 
     def pipeline(self, denoiser: nn.Module) -> Any:
-        """The ordinary diffusers pipeline around `denoiser`, for saving; parts are shared."""
+        """The ordinary diffusers pipeline around `denoiser`; parts are shared."""
         base = self.family.pipeline
         parts = {**base.components, self.family.denoiser_name: denoiser}
         parts.update(dict.fromkeys(self.family.unused))

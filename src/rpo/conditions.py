@@ -39,9 +39,9 @@ class Conditions:
             raise ValueError(f"only one prompt can be expanded, not {len(self)}")
         return self._map(lambda tensor: tensor.expand(rows, *tensor.shape[1:]))
 
-    def to(self, device: torch.device | str) -> Conditions:
-        """The same on another device."""
-        return self._map(lambda tensor: tensor.to(device))
+    def to(self, target: torch.device | torch.dtype | str) -> Conditions:
+        """The same on another device, or as other floats."""
+        return self._map(lambda tensor: tensor.to(target))
 
     @staticmethod
     def cat(parts: Sequence[Conditions]) -> Conditions:

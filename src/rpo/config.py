@@ -60,7 +60,16 @@ class TrainingConfig(Section):
     weight_decay: float = _field(1e-2, "Weight decay of AdamW.", at_least=0)
     max_grad_norm: float = _field(1.0, "The gradient's norm is clipped to this.", above=0)
     beta: float = _field(1.0, "Strength of the preference, the beta of Eq. 9.", at_least=0)
-    batch_size: int = _field(1, "Pairs of a photo and a drawn image in each step.", at_least=1)
+    batch_size: int = _field(1, "Pairs of a photo and a drawn image at once.", at_least=1)
+    accumulate: int = _field(
+        1, "Batches whose gradients are added up to one step; saves memory.", at_least=1
+    )
+    weights: Literal["full", "lora", "dora"] = _field(
+        "full", "What learns: the whole denoiser (the paper), or a low-rank adapter of it."
+    )
+    checkpointing: bool = _field(
+        False, "Compute activations twice instead of keeping them: a third slower, far less memory."
+    )
     similarity_weight: float = _field(
         1.0, "Weight of the similarity loss; 0 is Diffusion-DPO alone (Table 7).", at_least=0
     )
@@ -78,6 +87,20 @@ class TrainingConfig(Section):
                 "training.similarity_weight and training.preference_weight are both 0, "
                 "which trains nothing; set at least one above 0"
             )
+
+
+@dataclass(frozen=True)
+class LoraConfig(Section):
+    """The adapter, where training.weights is lora (arXiv 2106.09685) or dora (arXiv 2402.09353)."""
+
+    _prefix: ClassVar[str] = "lora."
+    rank: int = _field(16, "Rank of the adapter's matrices.", at_least=1)
+    alpha: float = _field(16.0, "The adapter is scaled by alpha / rank.", above=0)
+    targets: str = _field(
+        "auto",
+        "Layers that get one, by the ends of their names (to_q,to_k); auto is all attention.",
+        form=(r"[\w.]+(\s*,\s*[\w.]+)*", "auto, or names with commas between them"),
+    )
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,7 @@ class ValidationConfig(Section):
 _SECTION_TYPES: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
+    "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
 }
@@ -163,8 +187,18 @@ class Config(Section):
     resolution: int = _field(
         0, "Side of the images in pixels; 0 is the model's own.", at_least=0, multiple_of=8
     )
+    precision: Literal["fp32", "bf16", "fp16"] = _field(
+        "fp32", "Number format of all that is frozen and of the arithmetic; what learns is fp32."
+    )
+    offload: bool = _field(
+        False, "Keep on the GPU only what is computing: text encoders and autoencoder come and go."
+    )
+    compile: bool = _field(
+        False, "Compile the denoiser: minutes of waiting first, then faster steps and pictures."
+    )
     sampling: SamplingConfig = SamplingConfig()
     training: TrainingConfig = TrainingConfig()
+    lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,8 +242,14 @@ class _Job:
         from rpo.reward import AlignmentReward
 
         backbone = Backbone.load(
-            self.pipeline_path, device=self.config.device, resolution=self.config.resolution
+            self.pipeline_path,
+            device=self.config.device,
+            resolution=self.config.resolution,
+            precision=self.config.precision,
+            offload=self.config.offload,
         )
+        if self.config.compile:
+            backbone.denoiser.compile()
         encoder = load_encoder(self.reward_path, device=backbone.device)
         references = self.subject.tensor(backbone.resolution).add(1).div(2)
         return backbone, AlignmentReward(encoder, references)
@@ -306,8 +313,9 @@ class _Job:
                         f"validation/step-{event.step:05d}", event.images, event.prompts
                     )
                     if event.improved:
-                        pipeline = backbone.pipeline(trainer.denoiser)
-                        folder.save_best(pipeline, self._card(event, backbone))
+                        folder.save_best(
+                            partial(backbone.save, trainer.denoiser), self._card(event, backbone)
+                        )
                     self._log(folder, event, images)
                 self._checkpoint(folder, finished=False)
             elif isinstance(event, Stopped):

@@ -15,7 +15,8 @@ from rpo.config import Config
 from rpo.events import Event, Labelled, Prepared, Progress
 from rpo.prompts import Prompt
 from rpo.reward import AlignmentReward, preference_probability
-from rpo.sampling import derive_seed, sample, to_uint8
+from rpo.sampling import sample, to_uint8
+from rpo.seeds import derive_seed
 
 if TYPE_CHECKING:
     from rpo.subject import Subject

@@ -13,6 +13,7 @@ from rpo import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
 from rpo.meter import naming_exhausted_memory
+from rpo.models import resolve_model
 from rpo.run import REPORT, RunFolder, as_pictures
 
 if TYPE_CHECKING:
@@ -94,20 +95,30 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The fine-tuned pipeline: `DiffusionPipeline.from_pretrained(run.best)` loads it."""
+        """The fine-tuned pipeline: `DiffusionPipeline.from_pretrained(run.best)` loads it.
+
+        Of a LoRA it holds the adapter alone: `load_lora_weights(run.best)` on the base pipeline.
+        """
         return self.path / "best"
 
     @cached_property
     def _backbone(self) -> Any:
+        from rpo.adapters import FILE as ADAPTER
         from rpo.backbone import Backbone
 
-        if not (self.best / "model_index.json").is_file():
+        if self.best_step is None:
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        return Backbone.load(
-            self.best,
-            device=self._device or self.config.device,
-            resolution=self.config.resolution,
+        config, adapter = self.config, (self.best / ADAPTER).is_file()
+        backbone = Backbone.load(
+            resolve_model(config.model) if adapter else self.best,
+            device=self._device or config.device,
+            resolution=config.resolution,
+            precision=config.precision,
+            offload=config.offload,
         )
+        if adapter:
+            backbone.load_adapter(self.best)
+        return backbone
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None

@@ -15,7 +15,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -260,20 +260,18 @@ class RunFolder:
 
     # --- weights -------------------------------------------------------------------------
 
-    def save_best(self, pipeline: Any, card: Mapping[str, Any]) -> None:
-        """Replaces best/ by a diffusers pipeline, once the new one is complete.
+    def save_best(self, write: Callable[[Path], None], card: Mapping[str, Any]) -> None:
+        """Replaces best/ by what `write` puts into a folder, once the new one is complete.
 
         card: plain values about it (step, noun, sampler), kept in best/rpo.json.
         """
-        from rpo.quiet import quiet
-
         best, new, old = (self.path / name for name in ("best", ".best.new", ".best.old"))
         for leftover in (new, old):  # both names are only ever ours
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with _naming_full_disk(best):
-                with quiet():
-                    pipeline.save_pretrained(new, safe_serialization=True)
+                new.mkdir()
+                write(new)
                 ours = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
                 text = json.dumps({**card, "files": ours}, indent=2, ensure_ascii=False) + "\n"
                 (new / BEST_CARD).write_text(text, encoding="utf-8", newline="\n")

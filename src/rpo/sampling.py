@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,17 +29,6 @@ SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # Flow-matching models have this one, whatever `sampling.scheduler` says: it is their own.
 _FLOW = (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": False})  # arXiv 2403.03206
-
-
-def derive_seed(seed: int, *stream: str | int) -> int:
-    """A 63-bit seed for one use of randomness; unrelated for every (seed, stream)."""
-    digest = hashlib.blake2b(repr((seed, *stream)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def make_generator(seed: int, *stream: str | int) -> torch.Generator:
-    """A CPU generator of that stream: the same numbers whatever the device."""
-    return torch.Generator().manual_seed(derive_seed(seed, *stream))
 
 
 def solver_name(backbone: Backbone, name: str) -> str:

@@ -22,14 +22,14 @@ from rpo.events import Event, StepDone, Stopped, Validated
 from rpo.losses import improvement, preference_loss, similarity_loss
 from rpo.preparation import TrainingData
 from rpo.reward import draw_labels
-from rpo.sampling import make_generator
+from rpo.seeds import make_generator
 from rpo.stopping import KeepBest
 from rpo.validation import Validator
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """What one gradient step sees: B pairs; the two halves' noise is the same tensor if shared."""
+    """B pairs that a gradient step sees; the two halves' noise is the same tensor if shared."""
 
     reference: Tensor  # (B,) indices
     generated: Tensor  # (B,) indices
@@ -37,12 +37,24 @@ class _Pairs:
     timesteps: tuple[Tensor, Tensor]  # (B,) of the reference half, of the generated half
     noise: tuple[Tensor, Tensor]  # (B, C, h, w)
 
+    def split(self, size: int) -> Iterator[_Pairs]:
+        """The same pairs in batches of `size`."""
+        for start in range(0, len(self.labels), size):
+            rows = slice(start, start + size)
+            yield _Pairs(
+                self.reference[rows],
+                self.generated[rows],
+                self.labels[rows],
+                (self.timesteps[0][rows], self.timesteps[1][rows]),
+                (self.noise[0][rows], self.noise[1][rows]),
+            )
+
 
 class Trainer:
-    """Fine-tunes a copy of the base denoiser on L = L_sim + L_pref (Eq. 7 to 9).
+    """Fine-tunes a copy of the base denoiser, or an adapter, on L = L_sim + L_pref (Eq. 7 to 9).
 
     Attributes:
-        denoiser: the weights now, float32.
+        denoiser: the model now; what learns of it is float32.
         best: the trainable weights of the best validation so far, on the CPU; empty before one.
         step: gradient steps done.
         stopping: which step was best, and whether the patience ran out.
@@ -53,7 +65,7 @@ class Trainer:
     ) -> None:
         self.backbone, self.config, self.validator = backbone, config, validator
         self.data = data.to(backbone.device)
-        self.denoiser = backbone.trainable_copy()
+        self.denoiser = backbone.trainable(config)
         self.parameters = {
             name: p for name, p in self.denoiser.named_parameters() if p.requires_grad
         }
@@ -62,6 +74,10 @@ class Trainer:
             lr=config.training.learning_rate,
             weight_decay=config.training.weight_decay,
             fused=backbone.device.type in ("cpu", "cuda"),
+        )
+        # Gradients in half precision vanish unless they are scaled up; elsewhere this does nothing.
+        self.scaler = torch.amp.GradScaler(
+            backbone.device.type, enabled=backbone.dtype == torch.float16
         )
         self.stopping = KeepBest(config.validation.patience, config.validation.keep)
         self.best: dict[str, Tensor] = {}
@@ -113,7 +129,8 @@ class Trainer:
 
     def _draw(self, step: int) -> _Pairs:
         """The pairs of a step. Every generated picture comes once an epoch, in a shuffled order."""
-        settings, size = self.config.training, self.config.training.batch_size
+        settings = self.config.training
+        size = settings.batch_size * settings.accumulate
         references, pictures = self.data.probabilities.shape
         order = []
         for position in range(step * size, (step + 1) * size):
@@ -137,9 +154,30 @@ class Trainer:
         return _Pairs(reference, generated, labels, timesteps, noise)
 
     def _advance(self) -> StepDone:
-        settings, data = self.config.training, self.data
-        pairs = self._draw(self.step)
-        size = len(pairs.labels)
+        settings, pairs = self.config.training, self._draw(self.step)
+        terms = torch.zeros(4, device=self.backbone.device)  # means over the step's batches
+        for batch in pairs.split(settings.batch_size):
+            loss, similarity, preference, margin = self._loss(batch)
+            self.scaler.scale(loss / settings.accumulate).backward()
+            with torch.no_grad():
+                terms += torch.stack([loss, similarity, preference, margin]) / settings.accumulate
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
+        # The one time in a step that the host waits for the device.
+        *values, grad_norm = torch.cat([terms, norm.view(1)]).tolist()
+        self._refuse_non_finite("loss", values[0])
+        # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+            self._refuse_non_finite("gradient", grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)  # so that validation has their memory
+        self.step += 1
+        return StepDone(self.step, *values, grad_norm, label_mean=pairs.labels.mean().item())
+
+    def _loss(self, pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The loss, and detached L_sim, L_pref and margin, all of them scalars."""
+        settings, data, size = self.config.training, self.data, len(pairs.labels)
         latents = data.reference_latents[pairs.reference]
         conditions = data.reference_conditions.expand(size)
         timesteps, noise = pairs.timesteps[0], pairs.noise[0]
@@ -154,7 +192,7 @@ class Trainer:
         error = self.backbone.denoising_error(self.denoiser, *batch)  # (B,) or (2B,)
         similarity = similarity_loss(error[:size])
         loss = settings.similarity_weight * similarity
-        preference = margin = torch.zeros(())
+        preference = margin = torch.zeros((), device=loss.device)
         if prefers:
             with torch.no_grad():
                 base_error = self.backbone.denoising_error(self.backbone.denoiser, *batch)
@@ -163,23 +201,7 @@ class Trainer:
             result = preference_loss(delta[:size], delta[size:], labels, settings.beta)
             preference, margin = result.loss, result.margin
             loss = loss + settings.preference_weight * preference
-        self._refuse_non_finite("loss", loss.item())
-
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm).item()
-        self._refuse_non_finite("gradient", norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # so that validation has their memory
-        self.step += 1
-        return StepDone(
-            step=self.step,
-            loss=loss.item(),
-            similarity=similarity.item(),
-            preference=preference.item(),
-            margin=margin.item(),
-            grad_norm=norm,
-            label_mean=pairs.labels.mean().item(),
-        )
+        return loss, similarity.detach(), preference.detach(), margin
 
     def _refuse_non_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -202,6 +224,7 @@ class Trainer:
             "stopping": self.stopping.state_dict(),
             "weights": {name: p.detach() for name, p in self.parameters.items()},
             "moments": {name: dict(moment) for name, moment in moments.items()},
+            "scaler": self.scaler.state_dict(),
             "best": {} if best_is_now else self.best,
         }
 
@@ -220,6 +243,7 @@ class Trainer:
                 if state["moments"][name]
             }
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.scaler.load_state_dict(state["scaler"])
             self.stopping.load_state_dict(state["stopping"])
             self.step, self._validated = int(state["step"]), int(state["validated"])
             # From the present patience, so that a raised one lets a stopped run go on.

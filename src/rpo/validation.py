@@ -12,7 +12,8 @@ from rpo.config import Config
 from rpo.events import Progress
 from rpo.prompts import Prompt
 from rpo.reward import AlignmentReward, Scores
-from rpo.sampling import derive_seed, sample, to_uint8
+from rpo.sampling import sample, to_uint8
+from rpo.seeds import derive_seed
 
 
 class Validator:
