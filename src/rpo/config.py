@@ -227,12 +227,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "validation": {"guidance_scale": 3.0},
     },
     "early-stop": {"validation": {"patience": 3}},
+    "lora": {"training": {"weights": "lora", "learning_rate": 1e-4}},
 }
 BASE_PRESETS = ("paper", "emojiland")
 PRESET_HELP = {
     "paper": "all as published, for Stable Diffusion",
     "emojiland": "larger steps and faster drawing, for the small built-in model",
     "early-stop": "on top of either, stops three validations after the best one",
+    "lora": "on top of either, trains a small adapter in place of the whole denoiser",
 }
 
 

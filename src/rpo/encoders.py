@@ -102,7 +102,8 @@ class Encoder:
 
     def _image_batch(self, pictures: list[Image.Image]) -> Tensor:
         inputs = self._image_processor(images=pictures, return_tensors="pt")
-        return self._family.image(self.model, inputs["pixel_values"].to(self.model.device))
+        pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
+        return self._family.image(self.model, pixels)
 
     def _text_batch(self, texts: list[str]) -> Tensor:
         inputs = self._tokenizer(
@@ -118,19 +119,23 @@ class Encoder:
         return features.pooler_output
 
 
-def load_encoder(folder: str | Path, device: str | torch.device = "cpu") -> Encoder:
+def load_encoder(
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Encoder:
     """Loads an encoder from its folder; ``models.resolve_model`` finds that of a hub id.
 
-    Weights are safetensors only, in float32. UserError if the folder is missing, the model type
-    is not in ``FAMILIES``, a file is missing or broken, or the checkpoint lacks weights: those
-    would stay random. Nothing is ever looked up online.
+    Weights are safetensors only; features are float32 whatever the `dtype` of the weights.
+    UserError if the folder is missing, the model type is not in ``FAMILIES``, a file is missing or
+    broken, or the checkpoint lacks weights: those would stay random. Nothing is looked up online.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder; correct the path")
     try:
         with quiet():
-            return _load(str(folder), _name(folder), device)
+            return _load(str(folder), _name(folder), device, dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -139,7 +144,7 @@ def load_encoder(folder: str | Path, device: str | torch.device = "cpu") -> Enco
         ) from error
 
 
-def _load(source: str, name: str, device: str | torch.device) -> Encoder:
+def _load(source: str, name: str, device: str | torch.device, dtype: torch.dtype) -> Encoder:
     config = AutoConfig.from_pretrained(source, local_files_only=True)
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -160,7 +165,7 @@ def _load(source: str, name: str, device: str | torch.device) -> Encoder:
     model, report = AutoModel.from_pretrained(
         source,
         config=config,
-        dtype=torch.float32,
+        dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,

@@ -237,7 +237,7 @@ class _Job:
         return bool(summary.get("finished")) and summary.get("goal") == goal
 
     def _load(self) -> tuple[Any, Any]:
-        from rpo.backbone import Backbone
+        from rpo.backbone import FLOATS, Backbone
         from rpo.encoders import load_encoder
         from rpo.reward import AlignmentReward
 
@@ -250,7 +250,7 @@ class _Job:
         )
         if self.config.compile:
             backbone.denoiser.compile()
-        encoder = load_encoder(self.reward_path, device=backbone.device)
+        encoder = load_encoder(self.reward_path, backbone.device, FLOATS[self.config.precision])
         references = self.subject.tensor(backbone.resolution).add(1).div(2)
         return backbone, AlignmentReward(encoder, references)
 

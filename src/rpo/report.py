@@ -14,6 +14,7 @@ from typing import Any
 from rpo.chart import reward_curve
 from rpo.config import SETTINGS, Config, value_of
 from rpo.meter import Cost
+from rpo.models import EMBEDDED, resolve_model
 from rpo.page import duration, memory, picture, section, table
 from rpo.result import Run, Validation, drawing
 from rpo.run import RunFolder
@@ -265,10 +266,13 @@ def _usage(run: Run, subject: str) -> str:
     command = f'rpo generate {shlex.quote(path)} "{prompt}" -n 4 --seed 0'
     ours = f'import rpo\n\nrun = rpo.load_run({path!r})\nimages = run.generate("{prompt}", n=4)'
     how, size = drawing(run.config), run.config.resolution
+    best, adapter = path + "/best", run.config.training.weights != "full"
+    base = run.config.model if run.config.model != EMBEDDED else str(resolve_model(EMBEDDED))
     plain = (
         "from diffusers import DiffusionPipeline\n\n"
-        f"pipeline = DiffusionPipeline.from_pretrained({path + '/best'!r})\n"
-        "image = pipeline(\n"
+        f"pipeline = DiffusionPipeline.from_pretrained({base if adapter else best!r})\n"
+        + (f"pipeline.load_lora_weights({best!r})\n" if adapter else "")
+        + "image = pipeline(\n"
         f'    "{prompt}",\n'
         f"    num_inference_steps={how['steps']},\n"
         f"    guidance_scale={how['guidance_scale']},\n"
