@@ -460,7 +460,7 @@ def test_a_failed_run_is_recorded_and_reported(
     ],
     ids=["cuda", "mps", "cpu", "python"],
 )
-@pytest.mark.parametrize("place", ["rpo.job._Job._load", "rpo.preparation.sample"])
+@pytest.mark.parametrize("place", ["rpo.job._Job._load", "rpo.pictures.sample"])
 def test_exhausted_memory_is_one_line_with_the_remedy(
     world: World,
     tmp_path: Path,

@@ -19,7 +19,7 @@ from rpo.backbone import Backbone
 from rpo.checkpoint import load_state, save_state
 from rpo.config import Config, TrainingConfig, ValidationConfig
 from rpo.errors import UserError
-from rpo.events import Progress, StepDone, Stopped, Validated
+from rpo.events import Notice, Progress, StepDone, Stopped, Validated
 from rpo.preparation import TrainingData
 from rpo.reward import Scores
 from rpo.training import Trainer
@@ -470,3 +470,30 @@ def test_a_compiled_step_is_the_eager_one(epsilon: Backbone) -> None:
         trainer._advance()
     for name, weight in weights(plain).items():
         torch.testing.assert_close(weight, weights(compiled)[name], rtol=0, atol=1e-4)
+
+
+def test_exhausted_memory_turns_checkpointing_on_once(
+    epsilon: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, tight = (make_trainer(epsilon, make_config(steps=2)) for _ in range(2))
+    compute = Backbone.denoising_error
+
+    def exhausted(self: Backbone, denoiser, *batch):
+        error = compute(self, denoiser, *batch)
+        if denoiser is tight.denoiser and not tight.denoiser.is_gradient_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return error
+
+    monkeypatch.setattr(Backbone, "denoising_error", exhausted)
+    list(plain.run())
+    kinds = [type(event) for event in tight.run() if isinstance(event, Notice | StepDone)]
+    assert kinds == [Notice, StepDone, StepDone]
+    assert same(weights(plain), weights(tight))
+
+    def always(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Backbone, "denoising_error", always)
+    events = make_trainer(epsilon, make_config()).run()
+    with pytest.raises(torch.OutOfMemoryError):
+        list(events)

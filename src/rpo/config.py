@@ -187,7 +187,7 @@ class Config(Section):
     resolution: int = _field(
         0, "Side of the images in pixels; 0 is the model's own.", at_least=0, multiple_of=8
     )
-    precision: Literal["fp32", "bf16", "fp16"] = _field(
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = _field(
         "fp32", "Number format of all that is frozen and of the arithmetic; what learns is fp32."
     )
     offload: bool = _field(

@@ -80,6 +80,8 @@ class Bars(AbstractContextManager["Bars"]):
             self._start(event)
         elif isinstance(event, events.Progress):
             self._bar(event.phase, event.done, event.total)
+        elif isinstance(event, events.Notice):
+            self.say(f"[yellow]{escape(event.message[:1].upper() + event.message[1:])}.[/]")
         elif isinstance(event, events.Labelled):
             self.say(
                 f"[dim]{event.pairs} pairs labelled: the photo is preferred with probability "

@@ -21,6 +21,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What a person should know: the work goes on, but not as it was set."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Labelled:
     """The preference model over all pairs (reference photo, generated picture).
 
@@ -92,4 +99,4 @@ class Stopped:
     reason: Literal["finished", "patience"]
 
 
-Event: TypeAlias = Progress | Labelled | Prepared | StepDone | Validated | Stopped
+Event: TypeAlias = Progress | Notice | Labelled | Prepared | StepDone | Validated | Stopped

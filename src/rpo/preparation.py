@@ -13,9 +13,10 @@ from rpo.backbone import Backbone
 from rpo.conditions import Conditions
 from rpo.config import Config
 from rpo.events import Event, Labelled, Prepared, Progress
+from rpo.pictures import draw_pictures
 from rpo.prompts import Prompt
 from rpo.reward import AlignmentReward, preference_probability
-from rpo.sampling import sample, to_uint8
+from rpo.sampling import to_uint8
 from rpo.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -87,26 +88,10 @@ def prepare(
     settings = config.sampling
     drawn = [prompt for prompt in prompts for _ in range(settings.images_per_prompt)]
     conditions = backbone.encode_prompts([prompt.conditioning for prompt in drawn])
-    latents, images = [], []
-    for start in range(0, len(drawn), settings.batch_size):
-        yield Progress("sampling", start, len(drawn))
-        chunk = range(start, min(start + settings.batch_size, len(drawn)))
-        latents.append(
-            sample(
-                backbone,
-                backbone.denoiser,
-                conditions[chunk.start : chunk.stop],
-                [derive_seed(config.seed, "training image", index) for index in chunk],
-                steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
-                batch_size=settings.batch_size,
-                scheduler=settings.scheduler,
-            )
-        )
-        images.append(backbone.decode(latents[-1], settings.batch_size).cpu())
-    yield Progress("sampling", len(drawn), len(drawn))
-
-    pictures = torch.cat(images)
+    seeds = [derive_seed(config.seed, "training image", index) for index in range(len(drawn))]
+    latents, pictures = yield from draw_pictures(
+        backbone, backbone.denoiser, conditions, seeds, settings, "sampling"
+    )
     yield Progress("labelling", 0, len(drawn))
     reward_ref, reward_gen = reward.score_pairs(  # (M, G), (G,)
         pictures, [prompt.plain for prompt in drawn], config.reward.lambda_train, config.reward.mean
@@ -123,7 +108,7 @@ def prepare(
     reference_prompt = Prompt.reference(subject.noun, config.identifier)
     data = TrainingData(
         reference_latents=backbone.encode_images(subject.tensor(backbone.resolution)),
-        generated_latents=torch.cat(latents),
+        generated_latents=latents,
         reference_conditions=backbone.encode_prompts([reference_prompt.conditioning]),
         generated_conditions=conditions,
         probabilities=p,

@@ -18,7 +18,7 @@ from rpo.backbone import Backbone
 from rpo.conditions import Conditions
 from rpo.config import Config
 from rpo.errors import UserError
-from rpo.events import Event, StepDone, Stopped, Validated
+from rpo.events import Event, Notice, StepDone, Stopped, Validated
 from rpo.losses import improvement, preference_loss, similarity_loss
 from rpo.preparation import TrainingData
 from rpo.reward import draw_labels
@@ -104,7 +104,7 @@ class Trainer:
                 return
             if until is not None and self.step >= until:
                 return
-            yield self._advance()
+            yield from self._advance_within_memory()
 
     def _validate(self) -> Iterator[Event]:
         scores, images = yield from self.validator.run(self.denoiser)
@@ -174,6 +174,25 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # so that validation has their memory
         self.step += 1
         return StepDone(self.step, *values, grad_norm, label_mean=pairs.labels.mean().item())
+
+    def _advance_within_memory(self) -> Iterator[Event]:
+        """A step; once, if the memory is exhausted, again with gradient checkpointing."""
+        denoiser: Any = self.denoiser
+        try:
+            yield self._advance()
+            return
+        except torch.OutOfMemoryError:
+            if denoiser.is_gradient_checkpointing:
+                raise
+        # Not in the handler: while it runs, the error's traceback holds the step's tensors.
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        denoiser.enable_gradient_checkpointing()
+        yield Notice(
+            f"the memory of {self.backbone.device} is exhausted: computing activations twice from "
+            "here on; training.checkpointing=true would begin so"
+        )
+        yield self._advance()
 
     def _loss(self, pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The loss, and detached L_sim, L_pref and margin, all of them scalars."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from rpo.backbone import Backbone
 from rpo.config import Config
-from rpo.events import Progress
+from rpo.events import Notice, Progress
+from rpo.pictures import draw_pictures
 from rpo.prompts import Prompt
 from rpo.reward import AlignmentReward, Scores
-from rpo.sampling import sample, to_uint8
+from rpo.sampling import to_uint8
 from rpo.seeds import derive_seed
 
 
@@ -29,24 +29,11 @@ class Validator:
         self.seeds = [derive_seed(config.seed, "validation", index) for index in range(len(drawn))]
         self.conditions = backbone.encode_prompts(self.prompts)
 
-    def run(self, denoiser: nn.Module) -> Generator[Progress, None, tuple[Scores, Tensor]]:
+    def run(self, denoiser: nn.Module) -> Generator[Progress | Notice, None, tuple[Scores, Tensor]]:
         """Yields its progress and returns (Scores, (N, 3, H, W) uint8 pictures on the CPU)."""
-        images, batch, total = [], self.settings.batch_size, len(self.seeds)
-        for start in range(0, total, batch):
-            yield Progress("validation", start, total)
-            latents = sample(
-                self.backbone,
-                denoiser,
-                self.conditions[start : start + batch],
-                self.seeds[start : start + batch],
-                steps=self.settings.steps,
-                guidance_scale=self.settings.guidance_scale,
-                batch_size=batch,
-                scheduler=self.settings.scheduler,
-            )
-            images.append(self.backbone.decode(latents, batch).cpu())
-        yield Progress("validation", total, total)
-        pictures = torch.cat(images)
+        _, pictures = yield from draw_pictures(
+            self.backbone, denoiser, self.conditions, self.seeds, self.settings, "validation"
+        )
         return self.reward.score(pictures, self.plain), to_uint8(pictures)
 
     def __call__(self, denoiser: nn.Module) -> tuple[Scores, Tensor]:
