@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from jobs import make_world
 from original import save_original, small_files
+from safetensors.torch import load_file, save_file
+from test_backbone import change_json
 from tiny import RESOLUTION, save_tiny, tiny_backbone, tiny_pipeline
 
 import rpo
 from rpo.backbone import Backbone
 from rpo.errors import UserError
 from rpo.loading import load_pipeline
+from rpo.quiet import quiet
 from rpo.sampling import initial_noise, sample
 
 FILES = ["epsilon", "v_prediction", "sdxl", "sd3", "sd3-without-t5"]
@@ -116,6 +121,87 @@ def test_a_file_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"weights of its {part} are missing") as caught:
             load_pipeline(file)
         assert "\n" not in str(caught.value)
+
+
+def refused(folder: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Backbone.load(folder, "cpu", RESOLUTION)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "text_encoder_3", "vae"])
+def test_a_folder_that_lacks_a_weight_is_refused(part: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path, "sd3")
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    whole = load_file(file)
+    name = min(whole)
+    save_file({key: whole[key] for key in whole if key != name}, file, {"format": "pt"})
+    refused(tmp_path, f"weights of its {part} are missing, such as ")
+    other = whole[name][:1] if whole[name].ndim == 1 else whole[name][:, :1]
+    save_file({**whole, name: other.clone()}, file, {"format": "pt"})
+    refused(tmp_path, "cannot be loaded")
+    if part == "text_encoder_3":
+        assert "encoder.embed_tokens.weight" not in whole  # stored once, used twice
+    save_file(whole, file, {"format": "pt"})
+    Backbone.load(tmp_path, "cpu", RESOLUTION)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("epsilon", "LCMScheduler"),
+        ("sdxl", "EDMEulerScheduler"),
+        ("sdxl", "NoSuchScheduler"),
+        ("sd3", "EulerDiscreteScheduler"),
+        ("flux-dev", "FlowMatchLCMScheduler"),
+    ],
+)
+def test_a_scheduler_of_another_noise_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path, kind)
+    change_json(tmp_path / "model_index.json", scheduler=["diffusers", name])
+    refused(tmp_path, f"its scheduler is a {name}, .*; put the scheduler folder")
+
+
+def test_a_vae_of_another_family_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "sdxl")
+    config = tmp_path / "vae" / "config.json"
+    change_json(config, scaling_factor=None)
+    refused(tmp_path, "the scaling_factor of its VAE is None, its family's is 0.13025; put")
+    left = json.loads(config.read_text())
+    del left["scaling_factor"]
+    config.write_text(json.dumps(left))
+    refused(tmp_path, r"is 0.18215 \(that of a StableDiffusionPipeline\), its family's is 0.13025")
+    change_json(config, scaling_factor=0.13025)
+    assert Backbone.load(tmp_path, "cpu").vae.config.scaling_factor == 0.13025
+
+    shutil.rmtree(tmp_path / "vae")
+    shutil.copytree(wider_vae(tmp_path / "other"), tmp_path / "vae")
+    refused(tmp_path, "reads 4 channels, its pictures have 16; its VAE is another family's")
+    change_json(tmp_path / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
+    refused(tmp_path, "its vae is a AutoencoderTiny, .* trained with a AutoencoderKL; put the vae")
+
+
+def wider_vae(folder: Path) -> Path:
+    """One of 16 latent channels, as Stable Diffusion 3 has."""
+    config = dict(tiny_pipeline("sdxl").vae.config)
+    AutoencoderKL.from_config({**config, "latent_channels": 16}).save_pretrained(folder)
+    return folder
+
+
+def test_stable_diffusion_3_without_t5(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "sd3")
+    absent = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    shutil.rmtree(tmp_path / "text_encoder_3")
+    refused(tmp_path, r"text_encoder_3: missing; .* or leave T5 out .*write \[null, null\] for")
+    change_json(tmp_path / "model_index.json", **absent)
+    loaded = Backbone.load(tmp_path, "cpu", RESOLUTION)
+    tokens = loaded.encode_prompts(["a dog"]).tokens
+    assert torch.equal(tokens, tiny_backbone("sd3-without-t5").encode_prompts(["a dog"]).tokens)
+    with quiet():
+        loaded.pipeline(loaded.denoiser).save_pretrained(tmp_path / "again")
+    again = Backbone.load(tmp_path / "again", "cpu", RESOLUTION)
+    assert torch.equal(again.encode_prompts(["a dog"]).tokens, tokens)
+    assert again.family.pipeline.text_encoder_3 is None
 
 
 def test_the_whole_job_from_a_single_file(

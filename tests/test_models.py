@@ -13,6 +13,7 @@ from rpo import models
 from rpo.errors import UserError
 from rpo.models import (
     InstalledModel,
+    base_preset,
     configurations,
     default_reward,
     installed_models,
@@ -226,6 +227,48 @@ def test_installed_models_are_those_that_can_be_used(assets: Path, cache: Path) 
     )
     for model in found[1:]:
         assert resolve_model(model.name, model.kind) == model.path
+
+
+def test_an_unfinished_shard_is_refused(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path / "p")
+    unet = pipeline / "unet"
+    shards = ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (unet / "m.safetensors.index.json").write_text(json.dumps(index))
+    assert resolve_model(pipeline) == pipeline  # of a variant that was not fetched
+    (unet / shards[0]).write_bytes(b"")
+    assert refusal(pipeline) == f"{unet / shards[1]}: missing; fetch the rest of the model"
+    (unet / shards[1]).write_bytes(b"")
+    assert resolve_model(pipeline) == pipeline
+
+
+def test_the_preset_of_each_family(tmp_path: Path, cache: Path) -> None:
+    assert base_preset("emojiland") == "emojiland"
+    assert base_preset("org/not-here") == base_preset("./not here") == "paper"
+    folder = make_pipeline(tmp_path / "p")
+    cached = make_pipeline(in_cache(cache, "org/three"))
+    change_json(cached / "model_index.json", _class_name="StableDiffusion3Pipeline")
+    assert base_preset("org/three") == "sd3"
+    for kind, preset in {
+        "StableDiffusionPipeline": "paper",
+        "StableDiffusionXLPipeline": "paper",
+        "StableDiffusion3Pipeline": "sd3",
+        "WanPipeline": "paper",
+    }.items():
+        change_json(folder / "model_index.json", _class_name=kind)
+        assert base_preset(str(folder)) == preset
+    change_json(folder / "model_index.json", _class_name="FluxPipeline")
+    (folder / "transformer").mkdir()
+    for guided, preset in ((True, "flux"), (False, "flux-schnell")):
+        config = {"guidance_embeds": guided}
+        (folder / "transformer" / "config.json").write_text(json.dumps(config))
+        assert base_preset(str(folder)) == preset
+    (folder / "model_index.json").write_text("{")
+    assert base_preset(str(folder)) == "paper"
+    file = save_original(tiny_pipeline("sd3"), tmp_path / "m.safetensors")
+    assert base_preset(str(file)) == "sd3"
+    file.write_bytes(b"")
+    assert base_preset(str(file)) == "paper"
 
 
 # --- single files -----------------------------------------------------------------------------

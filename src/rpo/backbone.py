@@ -99,9 +99,16 @@ class Backbone:
         config = self.denoiser.config
         needed = self.vae.config.latent_channels * self.family.packed
         if config.in_channels != needed:
+            # One that reads more than it answers is told more than the noisy picture.
+            plain = config.in_channels == (config.get("out_channels") or config.in_channels)
             raise UserError(
                 f"model: its denoiser reads {config.in_channels} channels, its pictures have "
-                f"{needed}; use a plain text-to-image model, not an inpainting one"
+                f"{needed}; "
+                + (
+                    "its VAE is another family's: put the model's own vae folder back"
+                    if plain
+                    else "use a plain text-to-image model, not an inpainting one"
+                )
             )
         if config.get("time_cond_proj_dim"):
             raise UserError(

@@ -49,6 +49,7 @@ def load_pipeline(path: Path) -> Any:
         with quiet():
             pipeline = _from_file(recognise(path)) if path.is_file() else _from_folder(path)
             _refuse_incomplete(pipeline)
+        _refuse_foreign_vae(path, pipeline)
         return pipeline
     except _FAILURES as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
@@ -72,7 +73,17 @@ def _index(folder: Path) -> tuple[dict[str, Any], type[Family]]:
     kind = index.get("_class_name", "model without a class")
     if kind not in FAMILIES:
         raise UserError(unsupported(f"model '{folder}'", kind))
-    return index, FAMILIES[kind]
+    family = FAMILIES[kind]
+    for part, known in (("scheduler", family.schedulers), ("vae", ("AutoencoderKL",))):
+        _, name = index.get(part) or (None, None)
+        if name not in known:
+            raise UserError(
+                f"model '{folder}': its {part} is a {name}, and this family is trained with a "
+                f"{known[0]}{' or its like' if known[1:] else ''}; put the {part} folder and the "
+                "model_index.json of the original model back (a distilled few-step model is no "
+                "base model: use the one that it was distilled from)"
+            )
+    return index, family
 
 
 def _from_folder(folder: Path) -> Any:
@@ -150,7 +161,7 @@ def _component(folder: Path, part: str, index: dict[str, Any]) -> Any:
     module, report = getattr(transformers, name).from_pretrained(
         folder / part, dtype=torch.float32, output_loading_info=True, **options
     )
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted([*report["missing_keys"], *map(str, report["mismatched_keys"])]):
         raise OSError(f"weights of its {part} are missing, such as {missing[0]}")
     return module
 
@@ -167,3 +178,19 @@ def _refuse_incomplete(pipeline: Any) -> None:
         for weight, value in part.named_parameters():
             if value.is_meta:
                 raise OSError(f"weights of its {name} are missing, such as {weight}")
+
+
+def _refuse_foreign_vae(path: Path, pipeline: Any) -> None:
+    """Raises UserError for a VAE whose latents have the scale of another family's.
+
+    diffusers takes Stable Diffusion's where a configuration names none.
+    """
+    own = FAMILIES[type(pipeline).__name__].latent_scale
+    scale = pipeline.vae.config.get("scaling_factor")
+    others = {family.latent_scale: name for name, family in FAMILIES.items()}
+    if not scale or (scale != own and scale in others):
+        whose = f" (that of a {others[scale]})" if scale in others else ""
+        raise UserError(
+            f"model '{path}': the scaling_factor of its VAE is {scale}{whose}, its family's "
+            f"is {own}; put the model's own vae folder back, or add the factor to vae/config.json"
+        )

@@ -49,6 +49,33 @@ def default_reward(model: str) -> str:
     return EMBEDDED if model == EMBEDDED else "kakaobrain/align-base"
 
 
+def base_preset(name: str) -> str:
+    """The name of the preset in `rpo.config` whose guidance and steps are customary for a model.
+
+    "paper" for a model that is not here or cannot be read: resolving it will say so.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED
+    path = Path(expanduser(name))
+    try:
+        if path.is_file():
+            checkpoint = single_file.recognise(path)
+            kind, guided = checkpoint.pipeline, checkpoint.guided
+        else:
+            folder = path if path.is_dir() or not _HUB_ID.fullmatch(name) else None
+            folder = folder or _snapshot(name, "pipeline")
+            if folder is None:
+                return "paper"
+            kind, guided = _json(folder / _marker("pipeline")).get("_class_name", ""), True
+            if kind == "FluxPipeline":
+                guided = _json(folder / "transformer" / "config.json").get("guidance_embeds", False)
+    except UserError:
+        return "paper"
+    if kind == "FluxPipeline":
+        return "flux" if guided else "flux-schnell"
+    return "sd3" if kind == "StableDiffusion3Pipeline" else "paper"
+
+
 def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
     """The folder of a model: "emojiland", a folder, or "org/name" in the hub's local cache.
 
@@ -249,16 +276,36 @@ def _refuse_incomplete(folder: Path, kind: Kind) -> None:
             raise UserError(
                 f"{part}: no .safetensors weights in it (pickled .bin and .ckpt files are "
                 "refused); fetch the rest of the model, or convert it with save_pretrained"
+                + _without(part.name)
             )
+        for index in sorted(part.glob("*.safetensors.index*.json")):
+            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            absent = [shard for shard in shards if not (part / shard).is_file()]
+            if absent and len(absent) < len(shards):  # none at all: another variant was fetched
+                raise UserError(
+                    f"{part / absent[0]}: missing; fetch the rest of the model{_without(part.name)}"
+                )
 
 
 def _weight_folders(pipeline: Path, index: dict) -> Iterator[Path]:
     """The components of a pipeline that have weights: only models have a config.json."""
     for name in _components(index):
         if not (pipeline / name).is_dir():
-            raise UserError(f"{pipeline / name}: missing; fetch the rest of the model")
+            raise UserError(
+                f"{pipeline / name}: missing; fetch the rest of the model{_without(name)}"
+            )
         if (pipeline / name / "config.json").is_file():
             yield pipeline / name
+
+
+def _without(part: str) -> str:
+    """How to do without a part that is missing; nothing for most of them."""
+    if part not in single_file.T5_OF_SD_3:
+        return ""
+    return (
+        ", or leave T5 out (prompts are then followed less closely): write [null, null] for "
+        "text_encoder_3 and tokenizer_3 in model_index.json"
+    )
 
 
 def _components(index: dict) -> Iterator[str]:

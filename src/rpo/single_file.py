@@ -45,7 +45,7 @@ _SD_3 = "stabilityai/stable-diffusion-3-medium-diffusers"
 _SD_35_MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
 _SD_35_LARGE = "stabilityai/stable-diffusion-3.5-large"
 _FLUX = {True: "black-forest-labs/FLUX.1-dev", False: "black-forest-labs/FLUX.1-schnell"}
-_T5_OF_SD_3 = ("text_encoder_3", "tokenizer_3")  # the model was trained to do without
+T5_OF_SD_3 = ("text_encoder_3", "tokenizer_3")  # the model was trained to do without
 # What tools leave beside weights that are to be multiplied, or unpacked, before they are used.
 _QUANTISED = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant", ".absmax")
 
@@ -110,7 +110,7 @@ def recognise(file: Path) -> Checkpoint:
         for part, prefixes in _PARTS[pipeline].items()
         if not any(key.startswith(prefixes) for key in shapes)
     ]
-    left_out = _T5_OF_SD_3 if "text_encoder_3" in absent else ()
+    left_out = T5_OF_SD_3 if "text_encoder_3" in absent else ()
     said = metadata.get("modelspec.prediction_type", "").removesuffix("_prediction")
     prediction = {"v": "v_prediction", "epsilon": "epsilon"}.get(said)
     prediction = "v_prediction" if "v_pred" in shapes else prediction
