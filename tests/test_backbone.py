@@ -204,8 +204,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
             Backbone.load(path, **{"device": "cpu", **options})
         assert "\n" not in str(caught.value)
 
-    refused("cannot be loaded", tmp_path / "nowhere")
-    refused("cannot be loaded", tmp_path)  # an empty folder
+    refused("no such model folder", tmp_path / "nowhere")
+    refused("no model_index.json in it", tmp_path)  # an empty folder
     save_tiny(tmp_path)
     refused("resolution must be a multiple of 2, not 17", resolution=17)
     refused("device 'warp' is not usable", device="warp")

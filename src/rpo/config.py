@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import tomli_w
 
 from rpo.errors import UserError
+from rpo.models import base_preset
 from rpo.settings import Section, Setting
 
 if sys.version_info >= (3, 11):
@@ -163,8 +164,8 @@ class Config(Section):
 
     model: str = _field(
         "emojiland",
-        "Base model: emojiland, a folder or a hub id.",
-        form=(r".+", "a folder or hub id"),
+        "Base model: emojiland, a folder, a .safetensors file or a hub id.",
+        form=(r".+", "a folder, file or hub id"),
     )
     noun: str = _field("", "What the photos show, in a word or two, such as dog.")
     identifier: str = _field(
@@ -217,8 +218,9 @@ SETTINGS: Mapping[str, Setting] = {
 
 FLOW_SOLVER = "flow-euler"  # the solver of flow-matching models, which have no other
 
-# "paper" and "emojiland" are whole sets of settings, one for each scale of base model. The others
-# change a few of them: they come on top of the set that suits the model.
+# The BASE_PRESETS are whole sets of settings, one for each scale or family of base model; of the
+# families' the guidance and the steps that their publishers use. The others change a few settings:
+# they come on top of the set that suits the model.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "emojiland": {
@@ -226,21 +228,36 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": {"learning_rate": 1e-4},
         "validation": {"guidance_scale": 3.0},
     },
+    "sd3": {
+        "sampling": {"steps": 28, "guidance_scale": 5.0},
+        "validation": {"guidance_scale": 5.0},
+    },
+    "flux": {
+        "sampling": {"steps": 28, "guidance_scale": 3.5},
+        "validation": {"guidance_scale": 3.5},
+    },
+    "flux-schnell": {
+        "sampling": {"steps": 4, "guidance_scale": 0.0},
+        "validation": {"steps": 4, "guidance_scale": 0.0},
+    },
     "early-stop": {"validation": {"patience": 3}},
     "lora": {"training": {"weights": "lora", "learning_rate": 1e-4}},
 }
-BASE_PRESETS = ("paper", "emojiland")
+BASE_PRESETS = ("paper", "emojiland", "sd3", "flux", "flux-schnell")
 PRESET_HELP = {
     "paper": "all as published, for Stable Diffusion",
     "emojiland": "larger steps and faster drawing, for the small built-in model",
-    "early-stop": "on top of either, stops three validations after the best one",
-    "lora": "on top of either, trains a small adapter in place of the whole denoiser",
+    "sd3": "as paper, with the guidance and steps customary for Stable Diffusion 3",
+    "flux": "as paper, with the guidance and steps customary for FLUX dev",
+    "flux-schnell": "as paper, unguided and in 4 steps, for FLUX schnell",
+    "early-stop": "on top of the suitable one, stops three validations after the best one",
+    "lora": "on top of the suitable one, trains a small adapter in place of the denoiser",
 }
 
 
 def default_preset(model: str) -> str:
     """The preset that suits `model`, where the user names none."""
-    return "emojiland" if model == "emojiland" else "paper"
+    return base_preset(model)
 
 
 def load_config(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rpo import __version__
+from rpo.models import configurations
+from rpo.single_file import recognise
 
 PACKAGES = (
     "torch",
@@ -88,10 +91,35 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def model_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of each weight and configuration file of a model folder."""
-    return {
-        path.relative_to(folder).as_posix(): file_hash(path)
+def model_files(model: Path) -> dict[str, str]:
+    """SHA-256 of each weight and configuration file of a model folder.
+
+    Of a single file: its own, and under "configurations/" what is read from elsewhere.
+    """
+    if model.is_file():
+        checkpoint = recognise(model)
+        folder = configurations(checkpoint)
+        others = _read_by(folder, checkpoint.lacking)
+        return {model.name: file_hash(model)} | {
+            f"configurations/{path.relative_to(folder).as_posix()}": file_hash(path)
+            for path in others
+        }
+    return {path.relative_to(model).as_posix(): file_hash(path) for path in _files(model)}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight and configuration files."""
+    return [
+        path
         for path in sorted(folder.rglob("*"))
         if path.suffix in {".safetensors", ".json", ".txt"} and path.is_file()
-    }
+    ]
+
+
+def _read_by(folder: Path, lacking: Collection[str]) -> list[Path]:
+    """The files of `folder` that a single file is completed with: weights of these parts only."""
+    return [
+        path
+        for path in _files(folder)
+        if path.suffix != ".safetensors" or path.parent.name in lacking
+    ]

@@ -1,4 +1,4 @@
-"""Where a model's name leads: the embedded emojiland, a folder, or the hub's local cache.
+"""Where a model's name leads: the embedded emojiland, a folder, a file, or the hub's local cache.
 
 Nothing is downloaded here. A hub model that is not on this machine is an error that says which
 command fetches it, so that a run never starts a transfer of gigabytes unasked.
@@ -15,7 +15,9 @@ from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as i
 from pathlib import Path
 from typing import Literal, get_args
 
+from rpo import single_file
 from rpo.errors import UserError
+from rpo.single_file import Checkpoint
 
 Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino"]
 
@@ -47,11 +49,39 @@ def default_reward(model: str) -> str:
     return EMBEDDED if model == EMBEDDED else "kakaobrain/align-base"
 
 
+def base_preset(name: str) -> str:
+    """The name of the preset in `rpo.config` whose guidance and steps are customary for a model.
+
+    "paper" for a model that is not here or cannot be read: resolving it will say so.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED
+    path = Path(expanduser(name))
+    try:
+        if path.is_file():
+            checkpoint = single_file.recognise(path)
+            kind, guided = checkpoint.pipeline, checkpoint.guided
+        else:
+            folder = path if path.is_dir() or not _HUB_ID.fullmatch(name) else None
+            folder = folder or _snapshot(name, "pipeline")
+            if folder is None:
+                return "paper"
+            kind, guided = _json(folder / _marker("pipeline")).get("_class_name", ""), True
+            if kind == "FluxPipeline":
+                guided = _json(folder / "transformer" / "config.json").get("guidance_embeds", False)
+    except UserError:
+        return "paper"
+    if kind == "FluxPipeline":
+        return "flux" if guided else "flux-schnell"
+    return "sd3" if kind == "StableDiffusion3Pipeline" else "paper"
+
+
 def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
     """The folder of a model: "emojiland", a folder, or "org/name" in the hub's local cache.
 
-    Raises UserError, with the remedy, for a name that leads nowhere and for a folder that is not
-    a complete model of this `kind` with safetensors weights; ValueError for an unknown kind.
+    A base model may also be a single .safetensors file: then that. Raises UserError, with the
+    remedy, for a name that leads nowhere and for what is not a complete model of this `kind` with
+    safetensors weights; ValueError for an unknown kind.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
@@ -66,10 +96,10 @@ def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
     else:
         folder = Path(expanduser(name))
         if folder.is_file():
-            raise UserError(
-                f"{name}: a file, not a model folder; open a single-file checkpoint with "
-                "diffusers' from_single_file and save_pretrained it to a folder"
-            )
+            if kind != "pipeline":
+                raise UserError(f"{name}: a file; name the folder of a transformers encoder")
+            configurations(single_file.recognise(folder))
+            return folder
         if not folder.is_dir():
             folder = _cached_or_refuse(name, kind)
     _refuse_incomplete(folder, kind)
@@ -94,6 +124,56 @@ def resolve_models(wanted: Sequence[tuple[str, Kind]]) -> list[Path]:
             f"{commands}, or give the paths of folders that hold them"
         )
     return found
+
+
+def configurations(checkpoint: Checkpoint) -> Path:
+    """The diffusers folder with what a single file lacks: configurations, tokenizers, some parts.
+
+    It is the folder of the file's name beside it, else the one that the file lies in, else the
+    repository in the hub's cache that the model was published in. Raises UserError, with the
+    command that fetches what is missing.
+    """
+    file, beside = checkpoint.path, checkpoint.path.with_suffix("")
+    marker = _marker("pipeline")
+    folder = next((place for place in (beside, file.parent) if (place / marker).is_file()), None)
+    if folder is None and checkpoint.reference:
+        folder = _snapshot(checkpoint.reference, "pipeline")
+    if folder is None:
+        raise UserError(f"{file}: {_what_to_fetch(checkpoint, beside)}")
+    index = _json(folder / marker)
+    if index.get("_class_name") != checkpoint.pipeline:
+        raise UserError(
+            f"{file}: a {checkpoint.pipeline}, but {folder} describes a "
+            f"{index.get('_class_name')}; put the configurations of the same model there"
+        )
+    for part in _components(index):
+        if part in checkpoint.left_out:
+            continue
+        weights = part in checkpoint.lacking
+        if not any((folder / part).glob("*.safetensors" if weights else "*.json")):
+            missing = f"{folder / part} is missing or holds no {'weights' if weights else '.json'}"
+            raise UserError(f"{file}: {missing}; {_what_to_fetch(checkpoint, beside)}")
+    return folder
+
+
+def _what_to_fetch(checkpoint: Checkpoint, beside: Path) -> str:
+    """What a single file lacks and the command that fetches no more than that."""
+    lacks = " and ".join(["configurations and tokenizers", *checkpoint.lacking])
+    patterns = ["*.json", "*.txt", *(f"{part}/*.safetensors" for part in checkpoint.lacking)]
+    options = "".join(f' --include "{pattern}"' for pattern in patterns)
+    if checkpoint.lacking:
+        options += ' --exclude "*.fp16.*"'
+    if checkpoint.reference is None:
+        both = [f"{name}{options} --local-dir '{beside}'`" for name in single_file.SD_2.values()]
+        return (
+            "a Stable Diffusion 2.x file does not tell whether it predicts v (768 pixels) or the "
+            f"noise (512 pixels); fetch the {lacks} of the one that it is: `hf download {both[0]} "
+            f"or `hf download {both[1]}"
+        )
+    return (
+        f"the file lacks {lacks}; fetch them with `hf download {checkpoint.reference}{options}`, "
+        f"or put those of its own diffusers folder into {beside}"
+    )
 
 
 def installed_models() -> list[InstalledModel]:
@@ -196,19 +276,44 @@ def _refuse_incomplete(folder: Path, kind: Kind) -> None:
             raise UserError(
                 f"{part}: no .safetensors weights in it (pickled .bin and .ckpt files are "
                 "refused); fetch the rest of the model, or convert it with save_pretrained"
+                + _without(part.name)
             )
+        for index in sorted(part.glob("*.safetensors.index*.json")):
+            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            absent = [shard for shard in shards if not (part / shard).is_file()]
+            if absent and len(absent) < len(shards):  # none at all: another variant was fetched
+                raise UserError(
+                    f"{part / absent[0]}: missing; fetch the rest of the model{_without(part.name)}"
+                )
 
 
 def _weight_folders(pipeline: Path, index: dict) -> Iterator[Path]:
     """The components of a pipeline that have weights: only models have a config.json."""
-    for name, entry in index.items():
-        is_component = isinstance(entry, list) and len(entry) == 2 and all(entry)
-        if not is_component or name in _NEVER_LOADED:
-            continue
+    for name in _components(index):
         if not (pipeline / name).is_dir():
-            raise UserError(f"{pipeline / name}: missing; fetch the rest of the model")
+            raise UserError(
+                f"{pipeline / name}: missing; fetch the rest of the model{_without(name)}"
+            )
         if (pipeline / name / "config.json").is_file():
             yield pipeline / name
+
+
+def _without(part: str) -> str:
+    """How to do without a part that is missing; nothing for most of them."""
+    if part not in single_file.T5_OF_SD_3:
+        return ""
+    return (
+        ", or leave T5 out (prompts are then followed less closely): write [null, null] for "
+        "text_encoder_3 and tokenizer_3 in model_index.json"
+    )
+
+
+def _components(index: dict) -> Iterator[str]:
+    """The parts of a pipeline that are loaded, by its model_index.json."""
+    for name, entry in index.items():
+        is_component = isinstance(entry, list) and len(entry) == 2 and all(entry)
+        if is_component and name not in _NEVER_LOADED:
+            yield name
 
 
 def _json(file: Path) -> dict:

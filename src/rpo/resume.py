@@ -80,15 +80,16 @@ def check_unchanged(
 ) -> None:
     """Raises UserError unless models and prompts are those that the run began with.
 
-    models: the folders by their role in environment.json; prompts: the lists by their name in
-    the record of the start. Files that a model has got in addition are no difference.
+    models: the folders or files by their role in environment.json; prompts: the lists by their
+    name in the record of the start. Files that a model has got in addition are no difference.
     """
     for role, place in models.items():
         now = model_files(place)
         for name, digest in folder.environment()["models"][role]["files"].items():
             if now.get(name) != digest:
+                file = f"{place} ({name})" if place.is_file() else place / name
                 raise UserError(
-                    f"--resume: {place / name} is not the file that {folder.path} was made with; "
+                    f"--resume: {file} is not the file that {folder.path} was made with; "
                     "put that model back, or start a new run"
                 )
     started = next((r for r in folder.records() if r["event"] == "started"), {})
@@ -106,7 +107,10 @@ def anchored(config: Config) -> Config:
     def anchor(name: str) -> str:
         special = name in ("auto", "emojiland", "paper")
         path = Path(os.path.expanduser(name))
-        return name if special or not path.exists() else str(path.resolve())
+        if special or not path.exists():
+            return name
+        # A file keeps its name: in the hub's cache it is a link to one without a suffix.
+        return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
     reward = replace(config.reward, model=anchor(config.reward.model))
     model, prompts = anchor(config.model), anchor(config.prompts)

@@ -13,6 +13,26 @@ from rpo.conditions import Conditions
 from rpo.errors import UserError
 from rpo.noise import NoiseProcess, RectifiedFlow, VariancePreserving, dynamic_shift, flow_location
 
+# Solvers of diffusers whose configuration tells the discrete noise that a model was trained on. Not
+# among them: those of distilled few-step models (LCM, TCD) and of continuous noise levels (EDM).
+DISCRETE_SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
+
 
 class Family(ABC):
     """The text and denoiser sides of one pipeline; `Backbone` does what is common to all.
@@ -25,6 +45,8 @@ class Family(ABC):
         optional: parts that the model can do without, null in model_index.json.
         classifier_free: guidance compares with an empty prompt; otherwise the denoiser, if it can
             be guided at all, is told the scale.
+        schedulers: diffusers' schedulers that describe the noise of such a model.
+        latent_scale: the scaling_factor of the family's published VAE.
         patch: side of the square of latent cells that is one token of the denoiser.
         packed: how many latent channels one input channel group of the denoiser holds.
     """
@@ -34,6 +56,8 @@ class Family(ABC):
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     optional: ClassVar[tuple[str, ...]] = ()
     classifier_free: ClassVar[bool] = True
+    schedulers: ClassVar[tuple[str, ...]]
+    latent_scale: ClassVar[float]
     patch: ClassVar[int] = 1
     packed: ClassVar[int] = 1
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo.backbones.family import (
+    FLOW_SCHEDULERS,
     Family,
     clip_limit,
     per_row,
@@ -34,6 +35,8 @@ class Flux(Family):
 
     denoiser_name = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2")
+    schedulers = FLOW_SCHEDULERS
+    latent_scale = 0.3611
     classifier_free = False
     patch = 2
     packed = 4

@@ -7,7 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rpo.backbones.family import Family, clip_limit, token_ids, variance_preserving
+from rpo.backbones.family import (
+    DISCRETE_SCHEDULERS,
+    Family,
+    clip_limit,
+    token_ids,
+    variance_preserving,
+)
 from rpo.conditions import Conditions
 from rpo.noise import NoiseProcess
 
@@ -17,6 +23,8 @@ class StableDiffusion(Family):
 
     denoiser_name = "unet"
     text_encoders = ("text_encoder",)
+    schedulers = DISCRETE_SCHEDULERS
+    latent_scale = 0.18215
     unused = ("safety_checker", "feature_extractor", "image_encoder")
 
     def settings(self) -> dict[str, Any]:

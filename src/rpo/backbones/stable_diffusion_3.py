@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpo.backbones.family import (
+    FLOW_SCHEDULERS,
     Family,
     clip_states,
     per_row,
@@ -33,6 +34,8 @@ class StableDiffusion3(Family):
 
     denoiser_name = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    schedulers = FLOW_SCHEDULERS
+    latent_scale = 1.5305
     optional = ("text_encoder_3", "tokenizer_3")
     patch = 2
 

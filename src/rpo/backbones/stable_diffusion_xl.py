@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rpo.backbones.family import Family, clip_states, variance_preserving
+from rpo.backbones.family import DISCRETE_SCHEDULERS, Family, clip_states, variance_preserving
 from rpo.conditions import Conditions
 from rpo.noise import NoiseProcess
 
@@ -22,6 +22,8 @@ class StableDiffusionXL(Family):
 
     denoiser_name = "unet"
     text_encoders = ("text_encoder", "text_encoder_2")
+    schedulers = DISCRETE_SCHEDULERS
+    latent_scale = 0.13025
 
     def settings(self) -> dict[str, Any]:
         zeros = self.pipeline.config.force_zeros_for_empty_prompt
