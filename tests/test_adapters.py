@@ -197,6 +197,9 @@ def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     world = make_world(tmp_path, kind)
     weights = "dora" if kind == "v_prediction" else "lora"
     more = {"resolution": RESOLUTION, "validation.keep": "last", "training.weights": weights}
+    more |= {"lora.rank": 4, "lora.alpha": 2.0}
+    if kind in ("epsilon", "v_prediction"):
+        more["lora.targets"] = "to_q,to_v,conv1,proj_in"
     settings = world.settings(2, 2, **more)
     subject = rpo.Subject.from_folder(world.photos, noun="dog")
     capfd.readouterr()

@@ -94,11 +94,13 @@ def _targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
 
 
 def adapter_weights(denoiser: Any) -> dict[str, Tensor]:
-    """The adapter's tensors under the names that diffusers' loaders read."""
-    from diffusers.utils import convert_state_dict_to_diffusers
+    """The adapter's tensors under peft's names.
+
+    diffusers has older ones for a U-Net's attention, and loads only half of a file with both.
+    """
     from peft import get_peft_model_state_dict
 
-    return convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser, adapter_name=NAME))
+    return get_peft_model_state_dict(denoiser, adapter_name=NAME)
 
 
 def save_adapter(pipeline: Any, part: str, denoiser: Any, folder: Path) -> None:
