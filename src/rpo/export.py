@@ -292,7 +292,12 @@ def push(folder: Path, repo: str, api: Any | None = None) -> str:
 @contextmanager
 def _naming_hub_errors(repo: str, remedy: str) -> Iterator[None]:
     """Makes what goes wrong between here and the hub a UserError of one line."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         yield
@@ -311,5 +316,6 @@ def _naming_hub_errors(repo: str, remedy: str) -> Iterator[None]:
         }
         reason = reasons.get(status or 0, str(error).strip().splitlines()[0])
         raise UserError(f"--push {repo}: {reason}; {remedy}") from None
-    except OSError as error:  # no network: requests' and httpx' errors, and the socket's own
-        raise UserError(f"--push {repo}: the hub cannot be reached ({error}); {remedy}") from None
+    except (HTTPError, OSError) as error:  # of its client, which is another with each version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"--push {repo}: the hub cannot be reached ({reason}); {remedy}") from None

@@ -218,12 +218,11 @@ def _stacked(parts: Mapping[Place, Layer]) -> Layer:
     place, first = next(iter(parts.items()))
     if len(place.sizes) == 1:
         return first
-    if any(layer.magnitude is not None for layer in parts.values()) and (
-        len(parts) != len(place.sizes)
-    ):
+    dora = sum(layer.magnitude is not None for layer in parts.values())
+    if 0 < dora < len(place.sizes):
         raise UserError(
-            f"--to kohya: {place.name} is trained as DoRA in part only, which kohya's format cannot "
-            "say; use --to comfyui or --to diffusers"
+            f"--to kohya: {place.name} is trained as DoRA in part only, for which kohya's format "
+            "has no words; use --to comfyui or --to diffusers"
         )
     width = first.up.shape[0] // place.sizes[place.block]
     rank = sum(layer.rank for layer in parts.values())

@@ -1,9 +1,9 @@
 """What a denoiser's layers are called in other tools.
 
-diffusers renamed every layer of the models that it took over, and fused projections were split.
-Kohya's sd-scripts, A1111, Forge and ComfyUI kept the names of the first publications, for all models
-but Stable Diffusion 1 and 2, for which kohya chose diffusers'. The rules here were read from the
-loaders of sd-scripts (networks/lora*.py), ComfyUI (comfy/lora.py, comfy/utils.py) and A1111
+diffusers renamed the layers of the models that it took over, and split fused projections. Kohya's
+sd-scripts, A1111, Forge and ComfyUI kept the names of the first publications for all models but
+Stable Diffusion 1 and 2, for which kohya chose diffusers'. The rules were read from the loaders of
+sd-scripts (networks/lora*.py), ComfyUI (comfy/lora.py, comfy/utils.py) and A1111
 (extensions-builtin/Lora).
 """
 
@@ -113,7 +113,7 @@ def place_of(pipeline: str, layer: str, layers_per_block: int = 2) -> Place:
         if name := _original_unet(layer, layers_per_block + 1):
             return Place(name)
     else:
-        folder, number, rest = (layer.split(".", 2) + ["", ""])[:3]
+        folder, number, rest = [*layer.split(".", 2), "", ""][:3]
         other, layers = _TRANSFORMERS.get(pipeline, {}).get(folder, ("", {}))
         if rest in layers:
             place = layers[rest]

@@ -263,35 +263,37 @@ def _usage(export: Export) -> list[str]:
     if export.to in ("diffusers", "lora"):
         return [f"```python\n{_code(export)}```"]
     _, _, webui, comfyui = _SAMPLERS[export.card["scheduler"]]
-    name, base = Path(export.file).stem, export.base
+    name, base, adapter = Path(export.file).stem, export.base, export.adapter
+    dora = adapter is not None and adapter.is_dora
     lines = [
-        f"**ComfyUI**: put `{export.file}` into `models/loras`, load it by a *Load LoRA* node between "
-        f"the checkpoint and the sampler, strength 1; sampler `{comfyui}`, prompt `{export.prompt}`."
+        f"**ComfyUI**: put `{export.file}` into `models/loras` and load it by a *Load LoRA* node "
+        "between the checkpoint and the sampler, strength 1; "
+        f"sampler `{comfyui}`, prompt `{export.prompt}`."
     ]
-    if export.to == "kohya" and not (export.adapter and export.adapter.is_dora):
+    if dora:
+        lines.append(
+            "This is a DoRA. A1111 and older Forge take its magnitudes for those of the inputs and "
+            "draw something else; diffusers does not read them from this file. Use ComfyUI, or "
+            "export `--to diffusers`, which is exact everywhere."
+        )
+        if export.to == "kohya":
+            lines.append("For ComfyUI, `--to comfyui` is the exact one of the two.")
+    elif export.to == "kohya" or base.pipeline.startswith(
+        ("StableDiffusionP", "StableDiffusionXL")
+    ):
         # brackets weaken words there
         escaped = export.prompt.replace("[", r"\[").replace("]", r"\]")
         lines.append(
             f"**A1111, Forge**: put it into `models/Lora`; sampler {webui}, prompt "
-            f"`{escaped} <lora:{name}:1>`. A word in brackets would be weakened there: write the "
-            "backslashes."
+            f"`{escaped} <lora:{name}:1>`."
+            + (" Brackets would weaken a word there: keep the backslashes." * ("[" in escaped))
         )
-    if export.adapter is not None and export.adapter.is_dora:
-        lines.append(
-            "This is a DoRA. A1111 and older Forge take its magnitudes for those of the inputs and draw "
-            "something else; diffusers does not read them from this file. Use ComfyUI, or export "
-            "`--to diffusers`, which is exact everywhere."
-        )
-        if export.to == "kohya":
-            lines.append("For ComfyUI, `--to comfyui` is the exact one of the two.")
-    elif export.to == "kohya" and base.pipeline in (
-        "StableDiffusionPipeline",
-        "StableDiffusionXLPipeline",
-    ):
-        lines.append(f"**diffusers**:\n\n```python\n{_code(export)}```")
+        if "XL" in base.pipeline or base.pipeline == "StableDiffusionPipeline":
+            lines.append(f"**diffusers**:\n\n```python\n{_code(export)}```")
     if base.version is None:
         lines.append(
-            f"{base.title} is no Stable Diffusion of a published shape; these tools may not load it."
+            f"{base.title} has not the shape of a published Stable Diffusion: these tools will "
+            "hardly load it, diffusers does."
         )
     return lines
 
