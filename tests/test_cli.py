@@ -433,7 +433,9 @@ def test_every_case_is_run(world: World, tmp_path: Path) -> None:
 # --- the package and the program ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "generate", "check", "info", "settings"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "generate", "export", "check", "info", "settings"]
+)
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([command, "--help"]) == 0
     out = capsys.readouterr().out

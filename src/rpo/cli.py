@@ -13,6 +13,7 @@ import typer
 
 from rpo import __version__
 from rpo.bundled import bundled_names
+from rpo.cli_export import export_command
 from rpo.config import SETTINGS, load_config
 from rpo.errors import UserError
 from rpo.options import DeviceFlag, JsonFlag, Out, PhotosArgument, Preset, QuietFlag, Seed, Set
@@ -224,6 +225,9 @@ def generate(
     texts = [result.settings(prompt, seed + i, steps, guidance) for i in range(n)]
     for path in save_generated(pictures, folder, prompt, texts):
         typer.echo(str(path))
+
+
+app.command("export")(export_command)
 
 
 @app.command()
