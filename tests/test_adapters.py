@@ -183,6 +183,15 @@ def test_targets_that_are_nowhere_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_the_job_refuses_them_before_it_draws_or_writes(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    more = {"training.weights": "lora", "lora.targets": "nowhere"}
+    subject = rpo.Subject.from_folder(world.photos, noun="dog")
+    with pytest.raises(UserError, match="lora.targets: no layer of this model is named nowhere"):
+        rpo.train(subject, str(world.model), out=tmp_path / "run", settings=world.settings(**more))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("targets", ["", "to_q,", "to q"])
 def test_targets_are_names(targets: str) -> None:
     with pytest.raises(UserError, match="lora.targets must be auto, or names with commas"):

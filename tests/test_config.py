@@ -52,6 +52,7 @@ OTHER = {
     "training.beta": 1000.0,
     "training.batch_size": 4,
     "training.accumulate": 2,
+    "training.optimizer": "adamw8bit",
     "training.weights": "dora",
     "training.checkpointing": True,
     "lora.rank": 4,

@@ -164,7 +164,7 @@ def copied(trained: Trained, root: Path) -> Run:
 def full_run(root: Path, kind: str = "epsilon") -> Run:
     """A run that trained the whole denoiser: its best/ is another tiny pipeline."""
     folder = make_run(root, kind)
-    folder.save_best(tiny_pipeline(kind, seed=5), card(kind))
+    folder.save_best(tiny_pipeline(kind, seed=5).save_pretrained, card(kind))
     return load_run(folder.path)
 
 

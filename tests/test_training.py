@@ -22,7 +22,7 @@ from rpo.errors import UserError
 from rpo.events import Notice, Progress, StepDone, Stopped, Validated
 from rpo.preparation import TrainingData
 from rpo.reward import Scores
-from rpo.training import Trainer
+from rpo.training import Trainer, refuse_absent_optimizer
 
 PHOTOS, PICTURES = 3, 5
 
@@ -497,3 +497,26 @@ def test_exhausted_memory_turns_checkpointing_on_once(
     events = make_trainer(epsilon, make_config()).run()
     with pytest.raises(torch.OutOfMemoryError):
         list(events)
+
+
+def test_the_8_bit_optimizer_trains_and_resumes(epsilon: Backbone) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = make_config(optimizer="adamw8bit", steps=6)
+    whole, first, second = (make_trainer(epsilon, config) for _ in range(3))
+    list(whole.run())
+    list(first.run(until=3))
+    second.load_state_dict(first.state_dict())
+    list(second.run())
+    assert same(weights(whole), weights(second))
+    # Large tensors alone are quantised; the tiny model has none, so its steps are AdamW's own.
+    exact = make_trainer(epsilon, make_config(steps=6))
+    list(exact.run())
+    for name, weight in weights(exact).items():
+        torch.testing.assert_close(weight, weights(whole)[name], rtol=0, atol=2e-3)
+
+
+def test_an_optimizer_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="training.optimizer adamw8bit .* pip install bitsandbytes"):
+        refuse_absent_optimizer(TrainingConfig(optimizer="adamw8bit"))
+    refuse_absent_optimizer(TrainingConfig())

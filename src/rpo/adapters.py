@@ -46,7 +46,7 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
     """
     from peft import LoraConfig as PeftConfig
 
-    names = _targets(base, settings.targets)
+    names = find_targets(base, settings.targets)
     denoiser: Any = sharing_copy(base)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "adapter"))
@@ -70,8 +70,8 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
     return denoiser.eval()
 
 
-def _targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
-    """The ends of layer names to adapt, each found in `base`. Raises UserError."""
+def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
+    """The ends of layer names to adapt, all of them found in `base`. Raises UserError."""
     layers = [
         name for name, module in base.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
     ]

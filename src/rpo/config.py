@@ -65,6 +65,9 @@ class TrainingConfig(Section):
     accumulate: int = _field(
         1, "Batches whose gradients are added up to one step; saves memory.", at_least=1
     )
+    optimizer: Literal["adamw", "adamw8bit"] = _field(
+        "adamw", "AdamW, or bitsandbytes' one that keeps its moments in 8 bits."
+    )
     weights: Literal["full", "lora", "dora"] = _field(
         "full", "What learns: the whole denoiser (the paper), or a low-rank adapter of it."
     )

@@ -237,9 +237,11 @@ class _Job:
         return bool(summary.get("finished")) and summary.get("goal") == goal
 
     def _load(self) -> tuple[Any, Any]:
+        from rpo.adapters import find_targets
         from rpo.backbone import FLOATS, Backbone
         from rpo.encoders import load_encoder
         from rpo.reward import AlignmentReward
+        from rpo.training import refuse_absent_optimizer
 
         backbone = Backbone.load(
             self.pipeline_path,
@@ -248,6 +250,10 @@ class _Job:
             precision=self.config.precision,
             offload=self.config.offload,
         )
+        # Now, and not after minutes of drawing.
+        refuse_absent_optimizer(self.config.training)
+        if self.config.training.weights != "full":
+            find_targets(backbone.denoiser, self.config.lora.targets)
         if self.config.compile:
             backbone.denoiser.compile()
         encoder = load_encoder(self.reward_path, backbone.device, FLOATS[self.config.precision])

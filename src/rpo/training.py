@@ -6,8 +6,9 @@ never from a running generator, so a resumed run repeats exactly what an uninter
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from rpo.backbone import Backbone
 from rpo.conditions import Conditions
-from rpo.config import Config
+from rpo.config import Config, TrainingConfig
 from rpo.errors import UserError
 from rpo.events import Event, Notice, StepDone, Stopped, Validated
 from rpo.losses import improvement, preference_loss, similarity_loss
@@ -50,6 +51,30 @@ class _Pairs:
             )
 
 
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: TrainingConfig
+) -> torch.optim.Optimizer:
+    """AdamW with the settings' rate and decay. Raises UserError for one that is not installed."""
+    parameters = list(parameters)
+    common: Any = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adamw8bit":
+        refuse_absent_optimizer(settings)
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, **common)
+    fused = {p.device.type for p in parameters} <= {"cpu", "cuda"}
+    return torch.optim.AdamW(parameters, fused=fused, **common)
+
+
+def refuse_absent_optimizer(settings: TrainingConfig) -> None:
+    """Raises UserError where the optimiser is another package's, and that is not installed."""
+    if settings.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "training.optimizer adamw8bit is bitsandbytes', which is not installed; "
+            "pip install bitsandbytes, or leave it adamw"
+        )
+
+
 class Trainer:
     """Fine-tunes a copy of the base denoiser, or an adapter, on L = L_sim + L_pref (Eq. 7 to 9).
 
@@ -69,12 +94,7 @@ class Trainer:
         self.parameters = {
             name: p for name, p in self.denoiser.named_parameters() if p.requires_grad
         }
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.training.learning_rate,
-            weight_decay=config.training.weight_decay,
-            fused=backbone.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = make_optimizer(self.parameters.values(), config.training)
         # Gradients in half precision vanish unless they are scaled up; elsewhere this does nothing.
         self.scaler = torch.amp.GradScaler(
             backbone.device.type, enabled=backbone.dtype == torch.float16
@@ -257,7 +277,10 @@ class Trainer:
                 parameter.copy_(state["weights"][name])
             groups = self.optimizer.state_dict()["param_groups"]
             moments = {
-                index: {key: value.clone() for key, value in state["moments"][name].items()}
+                index: {
+                    key: value.clone() if isinstance(value, Tensor) else value
+                    for key, value in state["moments"][name].items()
+                }
                 for index, name in enumerate(self.parameters)
                 if state["moments"][name]
             }
