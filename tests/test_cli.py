@@ -454,7 +454,7 @@ def test_help_says_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> Non
     text = plain_help("train", capsys)
     assert "rpo settings" in text
     assert "paper (all as published" in text
-    assert "early-stop (on top of either, stops" in text
+    assert "early-stop (on top of the suitable one, stops" in text
     assert "[default: (required)]" not in text
     assert "Required, here or in --config." in text
     assert "auto, cpu, mps, cuda, cuda:N or xpu" in text

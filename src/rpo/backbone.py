@@ -128,7 +128,9 @@ class Backbone:
         Only safetensors are read, half-precision ones as float32. Raises UserError where the model
         is absent, incomplete, damaged, of an unknown family or has its weights in pickles only.
         """
-        pipeline = load_pipeline(resolve_model(path_or_id))
+        # A Path is a place, even one that is called as a model is.
+        name = path_or_id.absolute() if isinstance(path_or_id, Path) else path_or_id
+        pipeline = load_pipeline(resolve_model(name))
         return cls(pipeline, device, resolution)
 
     @torch.no_grad()
