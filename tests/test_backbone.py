@@ -184,6 +184,14 @@ def test_a_trained_pipeline_saves_as_an_ordinary_diffusers_folder(tmp_path: Path
     assert not list((tmp_path / "best").rglob("*.bin"))
 
 
+def test_a_path_is_a_place_even_if_it_is_called_as_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(tmp_path / "emojiland")
+    monkeypatch.chdir(tmp_path)
+    assert Backbone.load(Path("emojiland"), "cpu").resolution == RESOLUTION
+
+
 def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     with quiet():
         tiny_pipeline().to(torch.float16).save_pretrained(tmp_path, variant="fp16")

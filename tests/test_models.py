@@ -157,6 +157,10 @@ def test_a_path_that_does_not_exist_is_no_hub_id(name: str) -> None:
     assert refusal(name) == f"{name}: no such model folder; name an existing folder or a hub id"
 
 
+def test_a_file_that_does_not_exist_is_no_folder() -> None:
+    assert refusal("x.safetensors").startswith("x.safetensors: no such file; name an existing")
+
+
 def test_ids_that_the_hub_could_not_have_are_refused_too() -> None:
     assert "neither a folder nor in the model cache" in refusal("a--b/c..d")
 
@@ -173,6 +177,7 @@ def test_a_folder_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     assert refusal(pipeline.parent) == (
         f"{tmp_path}: no model_index.json in it; did you mean {pipeline}?"
     )
+    assert refusal(pipeline / "unet").endswith(f"in it; did you mean {pipeline}?")
     assert "no config.json in it" in refusal(pipeline, "reward")
 
 

@@ -184,8 +184,9 @@ class Backbone:
         UserError where the model is absent, incomplete, damaged, of an unknown family or has its
         weights in pickles only.
         """
-        dtype = FLOATS[how.get("precision", "fp32")]
-        pipeline = load_pipeline(resolve_model(path_or_id), dtype)
+        # A Path is a place, even one that is called as a model is.
+        name = path_or_id.absolute() if isinstance(path_or_id, Path) else path_or_id
+        pipeline = load_pipeline(resolve_model(name), FLOATS[how.get("precision", "fp32")])
         return cls(pipeline, device, resolution, **how)
 
     @torch.no_grad()

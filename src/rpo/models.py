@@ -227,7 +227,8 @@ def _cached_or_refuse(name: str, kind: Kind) -> Path:
     if not _HUB_ID.fullmatch(name):
         near = difflib.get_close_matches(name, [EMBEDDED])
         remedy = f"did you mean {near[0]}?" if near else "name an existing folder or a hub id"
-        raise UserError(f"{name}: no such model folder; {remedy}")
+        what = "file" if name.endswith(".safetensors") else "model folder"
+        raise UserError(f"{name}: no such {what}; {remedy}")
     folder = _snapshot(name, kind)
     if folder is None:
         raise _NotCached(name, kind)
@@ -268,7 +269,8 @@ def _refuse_incomplete(folder: Path, kind: Kind) -> None:
     marker = folder / _marker(kind)
     if not marker.is_file():
         what = "diffusers pipeline" if kind == "pipeline" else "transformers encoder"
-        inner = next(iter(sorted(folder.glob(f"*/{marker.name}"))), None)
+        around = [*sorted(folder.glob(f"*/{marker.name}")), folder.parent / marker.name]
+        inner = next((file for file in around if kind == "pipeline" and file.is_file()), None)
         remedy = f"did you mean {inner.parent}?" if inner else f"name the folder of a {what}"
         raise UserError(f"{folder}: no {marker.name} in it; {remedy}")
     for part in _weight_folders(folder, _json(marker)) if kind == "pipeline" else [folder]:
