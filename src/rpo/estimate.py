@@ -207,7 +207,9 @@ class Estimator:
         latents = torch.empty(rows, *self.latent_shape, device="meta")
         timesteps = torch.empty(rows, device="meta")
 
-        def predict(noisy: Tensor, times: Tensor, told: dict[str, Tensor], by: Any = None) -> Tensor:
+        def predict(
+            noisy: Tensor, times: Tensor, told: dict[str, Tensor], by: Any = None
+        ) -> Tensor:
             told = {name: tensor.to(dtype) for name, tensor in told.items()}
             heard = Conditions(**told)
             return family.predict(by or network, noisy.to(dtype), times, heard, 7.5).float()
@@ -296,8 +298,7 @@ class Estimator:
                     stage("texts", max(t.peak(min(TEXT_BATCH, prompts)) for t in texts)),
                     stage("reward", reward.peak(min(REWARD_BATCH, PHOTOS))),
                 ],
-                sum(base.values()) / DISK
-                + seconds((prompts * sum(t.flops for t in texts), half)),
+                sum(base.values()) / DISK + seconds((prompts * sum(t.flops for t in texts), half)),
             ),
             self._phase(
                 "sampling",

@@ -55,9 +55,13 @@ def _lower_rank(choice: Choice) -> Choice | None:
 
 
 SACRIFICES = (
-    Sacrifice("fewer training pictures drawn at once", ("sampling_batch",), _halved("sampling_batch")),
     Sacrifice(
-        "fewer validation pictures drawn at once", ("validation_batch",), _halved("validation_batch")
+        "fewer training pictures drawn at once", ("sampling_batch",), _halved("sampling_batch")
+    ),
+    Sacrifice(
+        "fewer validation pictures drawn at once",
+        ("validation_batch",),
+        _halved("validation_batch"),
     ),
     Sacrifice("smaller batches, added up", ("batch_size", "accumulate"), _accumulated),
     Sacrifice(
@@ -77,7 +81,9 @@ SACRIFICES = (
     ),
     Sacrifice("a LoRA in place of all weights", ("weights",), _set("weights", "lora", ("full",))),
     Sacrifice(
-        "the optimiser's moments in 8 bits", ("optimizer",), _set("optimizer", "adamw8bit", ("adamw",))
+        "the optimiser's moments in 8 bits",
+        ("optimizer",),
+        _set("optimizer", "adamw8bit", ("adamw",)),
     ),
     Sacrifice("a lower rank", ("rank",), _lower_rank),
 )

@@ -62,15 +62,21 @@ def find_card(name: str) -> Card:
 
     Raises UserError, with near matches, for one that is not in the table.
     """
-    wanted = _plain(name)
-    found = [c for c in CARDS if wanted and (_plain(c.name) in wanted or wanted in _plain(c.name))]
+    plain, said = "".join(_words(name)), set(_words(name))
+    found = [
+        card
+        for card in CARDS
+        if said >= set(_words(card.name))
+        or plain in (*_words(card.name), "".join(_words(card.name)))
+    ]
     if not found:
         names = [card.name for card in CARDS]
         near = difflib.get_close_matches(name, names, n=3) or names
-        raise UserError(f"--gpu {name}: not in the table; give --gpu-memory and --tflops, or use "
-                        f"one of {', '.join(near)}")
-    same = [card for card in found if _plain(card.name) == wanted]
-    return same[0] if same else max(found, key=lambda card: len(card.name))
+        raise UserError(
+            f"--gpu {name}: not in the table; give --gpu-memory and --tflops, or use "
+            f"one of {', '.join(near)}"
+        )
+    return max(found, key=lambda card: len(card.name))
 
 
 def rate_of(card: Card) -> Rate:
@@ -78,7 +84,7 @@ def rate_of(card: Card) -> Rate:
     return Rate(
         card.fp32 * EFFICIENCY["fp32"] * 1e12,
         card.half * EFFICIENCY["half"] * 1e12,
-        f"as on an {card.name}" if card.name[0] in "RALH" else f"as on a {card.name}",
+        f"as on {'an' if card.name[0] in 'RALH' else 'a'} {card.name}",
     )
 
 
@@ -100,5 +106,5 @@ def measured_rate(seconds: float = 0.5) -> Rate:
     return Rate(rate, rate, "as measured on this processor")
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", name.lower())
