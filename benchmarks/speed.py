@@ -50,8 +50,10 @@ from rpo.subject import Subject
 from rpo.training import Trainer
 
 
-def measure_job(subject: Subject, world: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One whole job in a temporary run folder: its phases and its rates."""
+def measure_job(
+    subject: Subject, world: Path, preset: str, settings: Sequence[str]
+) -> dict[str, Any]:
+    """One whole job with the models of a folder, in a temporary run folder: phases and rates."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         phases: dict[str, dict[str, Any]] = {}
@@ -59,11 +61,9 @@ def measure_job(subject: Subject, world: Path, arguments: argparse.Namespace) ->
         events = iterate(
             subject,
             str(world / "pipeline"),
-            "emojiland",
+            preset,
             Path(folder) / "run",
-            settings=arguments.set,
-            prompts="emojiland",
-            device="cpu",
+            settings=settings,
             reward={"model": str(world / "reward")},
         )
         for event in events:
@@ -71,6 +71,7 @@ def measure_job(subject: Subject, world: Path, arguments: argparse.Namespace) ->
                 phases[event.phase] = {
                     "seconds": round(event.seconds, 3),
                     "peak_memory_mb": event.memory_mb and round(event.memory_mb, 1),
+                    "gpu_peak_memory_mb": event.gpu_memory_mb and round(event.gpu_memory_mb, 1),
                 }
             elif isinstance(event, StepDone):
                 steps = event.step
@@ -79,10 +80,14 @@ def measure_job(subject: Subject, world: Path, arguments: argparse.Namespace) ->
             elif isinstance(event, Validated):
                 validated += len(event.images)
         seconds = time.perf_counter() - start
-    peaks = [phase["peak_memory_mb"] for phase in phases.values() if phase["peak_memory_mb"]]
+
+    def peak(key: str) -> float | None:
+        return max((phase[key] for phase in phases.values() if phase[key]), default=None)
+
     return {
         "seconds": round(seconds, 2),
-        "peak_memory_mb": max(peaks, default=None),
+        "peak_memory_mb": peak("peak_memory_mb"),
+        "gpu_peak_memory_mb": peak("gpu_peak_memory_mb"),
         "phases": phases,
         "training_pictures": drawn,
         "training_pictures_per_second": _rate(drawn, phases["sampling"]["seconds"]),
@@ -156,7 +161,7 @@ def compare_sampling(
     }
 
 
-class _NoValidation:
+class NoValidation:
     """Stands in for the Validator: the steps alone are timed."""
 
     prompts: tuple[str, ...] = ()
@@ -174,7 +179,7 @@ def compare_steps(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """Seconds of a gradient step: RPO's, plain DreamBooth's, and that with the base's forward."""
-    data = _training_data(backbone, subject, prompts, config)
+    data = placeholder_data(backbone, subject, prompts, config)
     block = arguments.steps
     total = block * (arguments.rounds + 2)
     training = dataclasses.replace(config.training, steps=total, batch_size=1)
@@ -183,7 +188,7 @@ def compare_steps(
         training=training,
         validation=dataclasses.replace(config.validation, every=total, patience=0),
     )
-    trainer = Trainer(backbone, data, config, _NoValidation())  # type: ignore[arg-type]
+    trainer = Trainer(backbone, data, config, NoValidation())  # type: ignore[arg-type]
     plain = PlainDreamBooth(backbone, data, config)
 
     def rpo_steps() -> None:
@@ -217,7 +222,7 @@ def compare_steps(
     }
 
 
-def _training_data(
+def placeholder_data(
     backbone: Backbone, subject: Subject, prompts: Sequence[Prompt], config: Config
 ) -> TrainingData:
     """Data of the right shapes: speed does not depend on what the latents show."""
@@ -306,7 +311,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     results["config"] = dataclasses.asdict(config)
     results["models"] = model_hashes(world)
     # The job comes first: a process's peak memory never falls again.
-    results["job"] = measure_job(subject, world, arguments)
+    own = ["prompts=emojiland", "device=cpu", *arguments.set]
+    results["job"] = measure_job(subject, world, "emojiland", own)
     backbone = Backbone.load(world / "pipeline", "cpu", config.resolution)
     results["sampling"] = compare_sampling(backbone, prompts, config, arguments)
     results["step"] = compare_steps(backbone, subject, prompts, config, arguments)

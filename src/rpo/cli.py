@@ -14,6 +14,7 @@ import typer
 from rpo import __version__
 from rpo.bundled import bundled_names
 from rpo.cli_export import export_command
+from rpo.cli_plan import plan
 from rpo.config import SETTINGS, load_config
 from rpo.errors import UserError
 from rpo.options import DeviceFlag, JsonFlag, Out, PhotosArgument, Preset, QuietFlag, Seed, Set
@@ -307,6 +308,9 @@ def list_settings() -> None:
     from rpo.tables import print_settings
 
     print_settings()
+
+
+app.command()(plan)
 
 
 # --- helpers -----------------------------------------------------------------------------
