@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from rpo.backbones import FAMILIES, Family, flux, stable_diffusion_3
 from rpo.conditions import Conditions
 from rpo.errors import UserError
-from rpo.models import EMBEDDED, Kind, default_reward, resolve_model
+from rpo.models import EMBEDDED, Kind, configurations, default_reward, resolve_model
 from rpo.quiet import quiet
+from rpo.single_file import recognise
 
 _FOLDER = Path(__file__).parent / "assets" / "architectures"
 BUILT_IN = ("sd15", "sd21", "sdxl", "sd35-medium", "flux-dev")
@@ -77,6 +78,13 @@ class Architecture:
     token_limit: int
 
     @property
+    def preset(self) -> str:
+        """The preset that suits the family, as `rpo.models.base_preset` finds it in its files."""
+        if self.denoiser.kind == "FluxTransformer2DModel":
+            return "flux" if self.denoiser.config.get("guidance_embeds") else "flux-schnell"
+        return "sd3" if self.denoiser.kind == "SD3Transformer2DModel" else "paper"
+
+    @property
     def factor(self) -> int:
         """Pixels of a picture per latent cell, along a side."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
@@ -100,7 +108,7 @@ class Architecture:
         """What the denoiser is told of `rows` prompts, on the meta device."""
         config = self.denoiser.config
         tokens, pooled = self.tokens("text_encoder"), config.get("pooled_projection_dim")
-        width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
+        width: int = config.get("cross_attention_dim") or config["joint_attention_dim"]
         kind = self.denoiser.kind
         if kind == "SD3Transformer2DModel":
             tokens += self.tokens("text_encoder_3")
@@ -173,6 +181,8 @@ def _find_model(model: str) -> tuple[Mapping[str, Any], str, str, int]:
             f"--model {model}: no such model; {remedy}{'' if near else ', '.join(known)}"
         )
     folder = resolve_model(model)
+    if folder.is_file():
+        folder = configurations(recognise(folder))
     return dict(_parts(folder)), model, "", _token_limit(folder)
 
 

@@ -70,22 +70,29 @@ def plan(
     from rich.console import Console
 
     from rpo.architectures import load_architecture
-    from rpo.config import given, load_config
+    from rpo.config import BASE_PRESETS, Config, changed, given, load_config
     from rpo.estimate import Estimator
     from rpo.plan import make_plan
     from rpo.prompts import load_prompt_set
 
     memory, rate = _card(gpu_memory, gpu, tflops)
-    config = load_config(preset, None, settings or (), model=model)
-    model = config.model
-    architecture = load_architecture(model, config.reward.model)
+    asked = given(preset, None, settings or (), model=model)
+    model = asked["model"]
+    architecture = load_architecture(model, asked.get("reward.model", "auto"))
+    if architecture.hub_id and preset not in BASE_PRESETS:
+        # No files are here by which load_config could know the family.
+        config = changed(Config(), given(architecture.preset) | asked)
+    else:
+        config = load_config(preset, None, settings or (), model=model)
     fitting = "emojiland" if model == "emojiland" else "paper"
     lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
     kind = "live" if config.subject_kind == "live" else "object"
-    counts = [len(lists.prompts(split, kind, "dog", "[V]")) for split in ("training", "validation")]
+    training, validation = (
+        len(lists.prompts(split, kind, "dog", "[V]")) for split in ("training", "validation")
+    )
     held = given(None, None, settings or ())
     with Console(stderr=True).status("measuring the networks' shapes"):
-        estimator = Estimator(architecture, config, *counts, accelerator=memory is not None)
+        estimator = Estimator(architecture, config, training, validation, memory is not None)
         made = make_plan(estimator, config, rate, memory and memory * GB, held)
     options = (architecture.hub_id or model, preset, settings or [])
     if as_json:
@@ -190,9 +197,9 @@ def print_plan(
     if made.changes:
         say("\nChanged, for the memory:")
     for change in made.changes:
-        values = " ".join(f"{key}={after}" for key, _, after in change.settings)
+        now = " ".join(f"{key}={after}" for key, _, after in change.settings)
         saved = f"{memory(change.saved / 1e6)} less in {change.phase}"
-        say(f"  {values}: {change.text}, {saved}")
+        say(f"  {now}: {change.text}, {saved}")
     if not made.fits:
         assert made.limit is not None
         fullest = max(made.phases, key=lambda phase: phase.peak)

@@ -128,7 +128,7 @@ class Estimator:
             "texts": texts,
             # in float32 for fp16, whose range is too small for what autoencoders reach inside
             "vae": self._bytes(self.shape.vae, 4 if choice.precision == "fp16" else element),
-            "reward": self._bytes(self.shape.reward, 4),
+            "reward": self._bytes(self.shape.reward, element),
         }
 
     def _learning(self, choice: Choice) -> tuple[int, int]:
@@ -190,17 +190,18 @@ class Estimator:
             self.shape.vae, lambda vae, x: vae.encode(x, return_dict=False), pictures, dtype
         )
 
-    def _reward(self) -> Footprint:
+    def _reward(self, choice: Choice) -> Footprint:
+        dtype = FLOATS[choice.precision]
         return self._forward(
             self.shape.reward,
             lambda model, x: model.get_image_features(pixel_values=x),
-            self.shape.reward_pictures(1),
-            torch.float32,
+            self.shape.reward_pictures(1).to(dtype),
+            dtype,
         )
 
     def _predict(self, network: nn.Module, rows: int, precision: str) -> tuple[Any, list[Any]]:
         """A call of a denoiser as the engine makes it, and its inputs for so many rows."""
-        family, dtype = self.shape.describe(self._built(self.shape.denoiser, torch.float32)), None
+        family = self.shape.describe(self._built(self.shape.denoiser, torch.float32))
         dtype = FLOATS[precision]
         conditions = self.shape.conditions(rows)
         latents = torch.empty(rows, *self.latent_shape, device="meta")
@@ -271,11 +272,11 @@ class Estimator:
         state = learning + moments
 
         def stage(used: str, activations: int, more: int = 0) -> tuple[int, int]:
-            """Bytes of weights and activations while the denoiser and the part `used` are there."""
-            names = ("denoiser", used) if choice.offload else tuple(base)
-            return sum(base[name] for name in names if name in base) + more, activations
+            """Bytes of weights and activations where, of what comes and goes, `used` is there."""
+            absent = {"texts", "vae"} - {used} if choice.offload else set()
+            return sum(base[name] for name in base.keys() - absent) + more, activations
 
-        texts, reward, decode = self._texts(choice), self._reward(), self._decode(choice)
+        texts, reward, decode = self._texts(choice), self._reward(choice), self._decode(choice)
         encode, step = self._encode(choice), self._step(choice)
         draw = self._draw(choice, False, sampling.guidance_scale)
         judge = self._draw(choice, True, validation.guidance_scale)
@@ -311,7 +312,7 @@ class Estimator:
                     stage("reward", reward.peak(min(REWARD_BATCH, drawn))),
                     stage("vae", encode.peak(min(IMAGE_BATCH, PHOTOS))),
                 ],
-                seconds((drawn * reward.flops, False), (PHOTOS * encode.flops, vae_half)),
+                seconds((drawn * reward.flops, half), (PHOTOS * encode.flops, vae_half)),
             ),
             self._phase(
                 "training",
@@ -335,7 +336,7 @@ class Estimator:
                 times
                 * (
                     seconds((judged * validation.steps * judge.flops, half))
-                    + seconds((judged * decode.flops, vae_half), (judged * reward.flops, False))
+                    + seconds((judged * decode.flops, vae_half), (judged * reward.flops, half))
                 ),
             ),
         )

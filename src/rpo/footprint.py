@@ -165,10 +165,21 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-# What CUDA's autocast does in the lower precision and what in float32 (PyTorch's "Autocast Op
-# Reference"), as far as diffusion models use it; other operations take what they are given.
+# What CUDA's autocast does in the lower precision and what in float32 (ATen/autocast_mode.h of
+# PyTorch), as far as diffusion models use it; other operations take what they are given.
 _LOWER = {"linear", "conv1d", "conv2d", "matmul", "__matmul__", "bmm", "baddbmm", "addmm", "mm"}
-_FULL = {"layer_norm", "group_norm", "softmax", "norm", "exp", "pow", "sum", "mse_loss", "rsqrt"}
+_FULL = {
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "softmax",
+    "norm",
+    "exp",
+    "pow",
+    "sum",
+    "mse_loss",
+    "rsqrt",
+}
 _ATTENTION = "scaled_dot_product_attention"
 
 

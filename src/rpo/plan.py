@@ -70,7 +70,7 @@ SACRIFICES = (
         _set("checkpointing", True, (False,)),
     ),
     Sacrifice(
-        "text encoders, autoencoder and reward model come and go",
+        "text encoders and autoencoder come and go",
         ("offload",),
         _set("offload", True, (False,)),
     ),

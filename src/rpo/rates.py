@@ -66,7 +66,7 @@ def find_card(name: str) -> Card:
     found = [
         card
         for card in CARDS
-        if said >= set(_words(card.name))
+        if said.issuperset(_words(card.name))
         or plain in (*_words(card.name), "".join(_words(card.name)))
     ]
     if not found:
@@ -76,7 +76,8 @@ def find_card(name: str) -> Card:
             f"--gpu {name}: not in the table; give --gpu-memory and --tflops, or use "
             f"one of {', '.join(near)}"
         )
-    return max(found, key=lambda card: len(card.name))
+    exact = [card for card in found if plain == "".join(_words(card.name))]
+    return exact[0] if exact else max(found, key=lambda card: len(card.name))
 
 
 def rate_of(card: Card) -> Rate:
