@@ -33,11 +33,11 @@ from emojiland.words import make_tokenizer
 ASSETS = Path(__file__).parent.parent / "src" / "rpo" / "assets" / "emojiland"
 SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
-    "autoencoder": 3_600,
-    "reward": 800,
-    "judge-clip": 2_000,
-    "judge-dino": 1_000,
-    "diffusion": 4_200,
+    "autoencoder": 4_600,
+    "reward": 1_200,
+    "judge-clip": 3_800,
+    "judge-dino": 2_200,
+    "diffusion": 8_200,
 }
 
 

@@ -16,7 +16,9 @@ from emojiland.scenes import FILLERS
 from emojiland.words import MAX_LENGTH
 
 EMPTY = 0.1  # share of empty prompts, for classifier-free guidance
-FILLED = 0.1  # share of captions with a meaningless word before the noun
+FILLED = 0.2  # share of captions with a meaningless word before the noun
+PHOTO = 0.2  # share of captions that begin with "a photo of"
+DRESSED = 4.0  # how much likelier a scene with an outfit is drawn: they are few
 
 
 def new_scheduler() -> DDPMScheduler:
@@ -82,19 +84,21 @@ def train(
 ) -> nn.ModuleDict:
     model = build(tokenizer).to(device())
     schedule = new_scheduler()
+    odds = np.array([DRESSED if look.outfit else 1.0 for look in pool.looks])
+    upto = np.cumsum(odds / odds.sum())
 
     def loss(rng: np.random.Generator, noise: torch.Generator):
-        picks = np.sort(rng.integers(len(latents), size=batch))
+        picks = np.sort(np.searchsorted(upto[:-1], rng.random(batch), side="right"))
         texts = []
         for k in picks:
             fate, noun = rng.random(), pool.nouns[k]
             if fate < EMPTY:
                 texts.append("")
-            elif fate < EMPTY + FILLED:
-                filler = FILLERS[rng.integers(len(FILLERS))]
-                texts.append(pool.looks[k].caption(f"{filler} {noun}"))
-            else:
-                texts.append(pool.captions[k])
+                continue
+            if fate < EMPTY + FILLED:
+                noun = f"{FILLERS[rng.integers(len(FILLERS))]} {noun}"
+            photo = "a photo of " if rng.random() < PHOTO else ""
+            texts.append(photo + pool.looks[k].caption(noun))
         clean = torch.from_numpy(latents[picks].astype(np.float32)) * scale
         grain = torch.randn(clean.shape, generator=noise)
         t = torch.randint(0, 1000, (batch,), generator=noise)

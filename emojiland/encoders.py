@@ -26,6 +26,7 @@ from transformers import (
     ViTModel,
 )
 
+from emojiland.art import LIVE_CLASSES
 from emojiland.autoencoder import to_tensor
 from emojiland.fit import device, fit
 from emojiland.pool import Pool
@@ -176,8 +177,11 @@ def _families(
 
 
 def _pairs(rng: np.random.Generator, families: dict[str, list[np.ndarray]], count: int, nouns: int):
-    """Two scenes each of `count` individuals out of a few classes: rivals that look alike."""
-    names = sorted(families)
+    """Two scenes each of `count` individuals out of a few classes: rivals that look alike.
+
+    The living come twice as often: only they wear the many outfits.
+    """
+    names = sorted([*families, *LIVE_CLASSES])
     chosen = [names[k] for k in rng.permutation(len(names))[:nouns]]
     picks = []
     for k in range(count):

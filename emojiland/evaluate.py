@@ -21,10 +21,12 @@ from emojiland.pool import Pool
 from emojiland.scenes import Look, instance, random_look
 from emojiland.subjects import SUBJECTS
 from rpo.backbone import Backbone
+from rpo.config import PRESETS
 from rpo.encoders import Encoder, load_encoder
 from rpo.sampling import sample
 
-STEPS, GUIDANCE = 20, 3.0
+_DRAWING = PRESETS["emojiland"]["sampling"]  # as its users draw
+STEPS, GUIDANCE = _DRAWING["steps"], _DRAWING["guidance_scale"]
 
 
 def retrieval(images: Tensor, captions: list[str], judge: Encoder, among: int = 16) -> float:

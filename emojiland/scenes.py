@@ -145,15 +145,15 @@ def compose(
     subject = figure(folder, who, look.tint, look.outfit)
     if rng.random() < 0.5:
         subject = subject.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    subject = subject.rotate(rng.uniform(-9, 9), Image.Resampling.BILINEAR)
-    side = int(CANVAS * rng.uniform(0.47, 0.62))
+    subject = subject.rotate(rng.uniform(-5, 5), Image.Resampling.BILINEAR)
+    side = int(CANVAS * rng.uniform(0.54, 0.62))
     subject = subject.resize(
         (side, side),
         Image.Resampling.BOX if side < 50 else Image.Resampling.BILINEAR,
         reducing_gap=1.0,
     )
-    x = int((SIZE - side) / 2 + rng.uniform(-6, 6))
-    y = int(SIZE - side + rng.uniform(-5, 3))
+    x = int((SIZE - side) / 2 + rng.uniform(-3, 3))
+    y = int(SIZE - side + rng.uniform(-3, 2))
     canvas = Image.fromarray(np.ascontiguousarray(background))
     if place not in FLOATING and place != "plain":
         shadow = (

@@ -7,8 +7,8 @@ them is in `rpo.backbones`, chosen by the pipeline's class in model_index.json.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rpo.errors import UserError
 from rpo.loading import load_pipeline, unsupported
 from rpo.models import resolve_model
 from rpo.noise import NoiseProcess
+from rpo.offload import awake
 from rpo.quiet import quiet
 
 TEXT_BATCH = 16  # prompts encoded at once
@@ -158,16 +159,8 @@ class Backbone:
         """Where the text encoders and the autoencoder wait."""
         return torch.device("cpu") if self.offload else self.device
 
-    @contextmanager
-    def _awake(self, *modules: nn.Module) -> Iterator[None]:
-        """They are on the device meanwhile."""
-        try:
-            for module in modules:
-                module.to(self.device)
-            yield
-        finally:
-            for module in modules:
-                module.to(self._home)
+    def _awake(self, *modules: nn.Module) -> AbstractContextManager[None]:
+        return awake(modules, self.device, self._home)
 
     @property
     def prediction_type(self) -> str:
@@ -212,7 +205,7 @@ class Backbone:
 
     @torch.no_grad()
     def encode_images(
-        self, images: Tensor, generator: torch.Generator | None = None, batch_size: int = 8
+        self, images: Tensor, generator: torch.Generator | None = None, batch_size: int = 1
     ) -> Tensor:
         """(N, 3, H, W) pictures in [-1, 1] -> (N, C, h, w) latents at the denoiser's scale.
 
@@ -292,6 +285,7 @@ class Backbone:
         Raises UserError where the adapter's layers are not there.
         """
         settings = config.training
+        denoiser: Any
         if settings.weights == "full":
             denoiser = self.trainable_copy()
         else:

@@ -195,7 +195,7 @@ class Config(Section):
         "fp32", "Number format of all that is frozen and of the arithmetic; what learns is fp32."
     )
     offload: bool = _field(
-        False, "Keep on the GPU only what is computing: text encoders and autoencoder come and go."
+        False, "Keep on the GPU only what is computing: all but the denoiser come and go."
     )
     compile: bool = _field(
         False, "Compile the denoiser: minutes of waiting first, then faster steps and pictures."
@@ -227,9 +227,9 @@ FLOW_SOLVER = "flow-euler"  # the solver of flow-matching models, which have no 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "emojiland": {
-        "sampling": {"steps": 20, "guidance_scale": 3.0, "scheduler": "dpm++"},
+        "sampling": {"steps": 20, "guidance_scale": 5.0, "scheduler": "dpm++"},
         "training": {"learning_rate": 1e-4},
-        "validation": {"guidance_scale": 3.0},
+        "validation": {"guidance_scale": 5.0},
     },
     "sd3": {
         "sampling": {"steps": 28, "guidance_scale": 5.0},

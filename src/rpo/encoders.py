@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rpo.errors import UserError
+from rpo.offload import awake
 from rpo.quiet import quiet
 
 BATCH_SIZE = 32
@@ -58,11 +59,20 @@ class Encoder:
     """A loaded encoder. Features are float32 unit vectors on the CPU, whatever its device."""
 
     def __init__(
-        self, name: str, family: Family, model: Any, image_processor: Any, tokenizer: Any = None
+        self,
+        name: str,
+        family: Family,
+        model: Any,
+        image_processor: Any,
+        tokenizer: Any = None,
+        device: str | torch.device | None = None,
     ) -> None:
+        """device: where it computes, if that is not where the model is and waits."""
         self.name = name
         self.has_text = family.has_text
         self.model = model
+        self.home = model.device
+        self.device = torch.device(device) if device else self.home
         self._family = family
         self._image_processor = image_processor
         self._tokenizer = tokenizer
@@ -92,7 +102,7 @@ class Encoder:
         return self._batched(list(texts), self._text_batch)
 
     def _batched(self, items: list[Any], encode: Callable[[list[Any]], Tensor]) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), awake([self.model], self.device, self.home):
             parts = [
                 encode(items[start : start + BATCH_SIZE])
                 for start in range(0, len(items), BATCH_SIZE)
@@ -123,9 +133,11 @@ def load_encoder(
     folder: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    offload: bool = False,
 ) -> Encoder:
     """Loads an encoder from its folder; ``models.resolve_model`` finds that of a hub id.
 
+    offload: it is on `device` only while it computes, else on the CPU.
     Weights are safetensors only; features are float32 whatever the `dtype` of the weights.
     UserError if the folder is missing, the model type is not in ``FAMILIES``, a file is missing or
     broken, or the checkpoint lacks weights: those would stay random. Nothing is looked up online.
@@ -135,7 +147,7 @@ def load_encoder(
         raise UserError(f"{folder}: no such model folder; correct the path")
     try:
         with quiet():
-            return _load(str(folder), _name(folder), device, dtype)
+            return _load(str(folder), _name(folder), device, dtype, offload)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -144,7 +156,9 @@ def load_encoder(
         ) from error
 
 
-def _load(source: str, name: str, device: str | torch.device, dtype: torch.dtype) -> Encoder:
+def _load(
+    source: str, name: str, device: str | torch.device, dtype: torch.dtype, offload: bool
+) -> Encoder:
     config = AutoConfig.from_pretrained(source, local_files_only=True)
     family = FAMILIES.get(config.model_type)
     if family is None:
@@ -176,9 +190,8 @@ def _load(source: str, name: str, device: str | torch.device, dtype: torch.dtype
             f"{source}: the checkpoint lacks {len(missing)} weights, the first {missing[0]}; "
             "download or save it again"
         )
-    return Encoder(
-        name, family, model.eval().requires_grad_(False).to(device), processor, tokenizer
-    )
+    model = model.eval().requires_grad_(False).to("cpu" if offload else device)
+    return Encoder(name, family, model, processor, tokenizer, device)
 
 
 def _name(folder: Path) -> str:

@@ -28,7 +28,7 @@ from rpo.rates import Rate
 OVERHEAD = 0.6e9, 0.08  # bytes, and a share of all tensors
 DISK = 1e9  # bytes a second that weights are read at
 PHOTOS = 5  # of the subject; they are not known yet
-IMAGE_BATCH = 8  # photos encoded at once, as in Backbone.encode_images
+IMAGE_BATCH = 1  # photos encoded at once, as in Backbone.encode_images
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class Estimator:
 
         def stage(used: str, activations: int, more: int = 0) -> tuple[int, int]:
             """Bytes of weights and activations where, of what comes and goes, `used` is there."""
-            absent = {"texts", "vae"} - {used} if choice.offload else set()
+            absent = {"texts", "vae", "reward"} - {used} if choice.offload else set()
             return sum(base[name] for name in base.keys() - absent) + more, activations
 
         texts, reward, decode = self._texts(choice), self._reward(choice), self._decode(choice)

@@ -256,7 +256,12 @@ class _Job:
             find_targets(backbone.denoiser, self.config.lora.targets)
         if self.config.compile:
             backbone.denoiser.compile()
-        encoder = load_encoder(self.reward_path, backbone.device, FLOATS[self.config.precision])
+        encoder = load_encoder(
+            self.reward_path,
+            backbone.device,
+            FLOATS[self.config.precision],
+            offload=self.config.offload,
+        )
         references = self.subject.tensor(backbone.resolution).add(1).div(2)
         return backbone, AlignmentReward(encoder, references)
 

@@ -70,7 +70,7 @@ SACRIFICES = (
         _set("checkpointing", True, (False,)),
     ),
     Sacrifice(
-        "text encoders and autoencoder come and go",
+        "all networks but the denoiser come and go",
         ("offload",),
         _set("offload", True, (False,)),
     ),

@@ -177,15 +177,14 @@ class Trainer:
         settings, pairs = self.config.training, self._draw(self.step)
         terms = torch.zeros(4, device=self.backbone.device)  # means over the step's batches
         for batch in pairs.split(settings.batch_size):
-            loss, similarity, preference, margin = self._loss(batch)
-            self.scaler.scale(loss / settings.accumulate).backward()
-            with torch.no_grad():
-                terms += torch.stack([loss, similarity, preference, margin]) / settings.accumulate
+            batch_loss, *parts = self._loss(batch)
+            self.scaler.scale(batch_loss / settings.accumulate).backward()
+            terms += torch.stack([batch_loss.detach(), *parts]) / settings.accumulate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
         # The one time in a step that the host waits for the device.
-        *values, grad_norm = torch.cat([terms, norm.view(1)]).tolist()
-        self._refuse_non_finite("loss", values[0])
+        loss, similarity, preference, margin, grad_norm = torch.cat([terms, norm.view(1)]).tolist()
+        self._refuse_non_finite("loss", loss)
         # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
         if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
             self._refuse_non_finite("gradient", grad_norm)
@@ -193,7 +192,8 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)  # so that validation has their memory
         self.step += 1
-        return StepDone(self.step, *values, grad_norm, label_mean=pairs.labels.mean().item())
+        label_mean = pairs.labels.mean().item()
+        return StepDone(self.step, loss, similarity, preference, margin, grad_norm, label_mean)
 
     def _advance_within_memory(self) -> Iterator[Event]:
         """A step; once, if the memory is exhausted, again with gradient checkpointing."""
