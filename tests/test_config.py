@@ -66,6 +66,7 @@ OTHER = {
     "reward.lambda_train": 0.3,
     "reward.lambda_val": 1.0,
     "reward.temperature": 0.1,
+    "reward.labels": "expected",
     "validation.every": 10,
     "validation.images_per_prompt": 3,
     "validation.steps": 50,

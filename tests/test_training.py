@@ -520,3 +520,14 @@ def test_an_optimizer_that_is_not_installed_is_refused(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="training.optimizer adamw8bit .* pip install bitsandbytes"):
         refuse_absent_optimizer(TrainingConfig(optimizer="adamw8bit"))
     refuse_absent_optimizer(TrainingConfig())
+
+
+def test_expected_labels_are_the_pairs_own_probabilities(epsilon: Backbone) -> None:
+    config = make_config()
+    reward = dataclasses.replace(config.reward, labels="expected")
+    trainer = make_trainer(epsilon, dataclasses.replace(config, reward=reward))
+    for step in range(4):
+        pairs = trainer._draw(step)
+        assert torch.equal(
+            pairs.labels, trainer.data.probabilities[pairs.reference, pairs.generated]
+        )

@@ -127,6 +127,9 @@ class RewardConfig(Section):
         0.5, "Weight of image alignment in validation.", at_least=0, at_most=1
     )
     temperature: float = _field(1.0, "Divides the gap of the rewards in Eq. 6.", above=0)
+    labels: Literal["drawn", "expected"] = _field(
+        "drawn", "Draw a pair's label by its probability (Eq. 6), or let that be the label."
+    )
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "emojiland": {
         "sampling": {"steps": 20, "guidance_scale": 5.0, "scheduler": "dpm++"},
         "training": {"learning_rate": 1e-4},
+        "reward": {"lambda_train": 0.5},
         "validation": {"guidance_scale": 5.0},
     },
     "sd3": {

@@ -160,7 +160,9 @@ class Trainer:
         generated = torch.stack(order)
         generator = make_generator(self.config.seed, "step", step)
         reference = torch.randint(references, (size,), generator=generator)
-        labels = draw_labels(self.data.probabilities[reference, generated], generator)
+        labels = self.data.probabilities[reference, generated]
+        if self.config.reward.labels == "drawn":
+            labels = draw_labels(labels, generator)
 
         def diffusion() -> tuple[Tensor, Tensor]:
             timesteps = self.backbone.process.draw_timesteps(size, generator)
