@@ -427,8 +427,11 @@ def test_four_batches_of_one_are_one_batch_of_four(epsilon: Backbone) -> None:
         assert one.label_mean == other.label_mean
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
-    for name, weight in whole_weights.items():
-        torch.testing.assert_close(weight, parts_weights[name], rtol=0, atol=1e-4)  # of 3e-3
+    # Of all that moved; a single weight with hardly a gradient may go the other way in AdamW.
+    start = dict(epsilon.denoiser.named_parameters())
+    apart = sum((w - parts_weights[n]).square().sum() for n, w in whole_weights.items())
+    moved = sum((w - start[n]).square().sum() for n, w in whole_weights.items())
+    assert apart.sqrt() < 1e-3 * moved.sqrt()
 
 
 def test_checkpointing_changes_no_gradient(epsilon: Backbone) -> None:
