@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all lint bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,9 @@ test-all: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.speed
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --naive
 
 lint: setup
 	$(BIN)/ruff check .

@@ -193,6 +193,7 @@ def measure_naive(
     validations = config.training.steps // config.validation.every
     validation = validations * config.validation.images_per_prompt * len(prompts)
     pictures = training + validation
+    seconds = pictures * (one_picture + judged) + config.training.steps * one_step
     return {
         "picture_seconds": round(one_picture, 4),
         "solver_steps": steps,
@@ -200,7 +201,7 @@ def measure_naive(
         "step_seconds": round(one_step, 5),
         "pictures": pictures,
         "gradient_steps": config.training.steps,
-        "job_seconds": round(pictures * (one_picture + judged) + config.training.steps * one_step),
+        "job_seconds": round(seconds, 2),
         "extrapolated": True,
     }
 

@@ -272,20 +272,3 @@ def test_a_denoiser_with_a_weight_missing_is_refused(tmp_path: Path) -> None:
     save_file(weights, file)
     with pytest.raises(UserError, match="weights of its unet are missing"):
         Backbone.load(tmp_path, "cpu")
-
-
-def test_what_is_not_computing_waits_elsewhere() -> None:
-    class Recorder(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.places: list[str] = []
-
-        def to(self, place: torch.device) -> None:  # type: ignore[override]
-            self.places.append(str(place))
-
-    for offload, home in ((True, "cpu"), (False, "cuda")):
-        backbone, part = tiny_backbone(offload=offload), Recorder()
-        backbone.device = torch.device("cuda")  # only named, never used
-        with backbone._awake(part):
-            assert part.places == ["cuda"]
-        assert part.places == ["cuda", home]

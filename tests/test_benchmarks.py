@@ -20,7 +20,7 @@ from transformers import (
     ViTModel,
 )
 
-from benchmarks import learning, learning_report, speed
+from benchmarks import gpu, learning, learning_report, speed
 from benchmarks.provenance import commit
 from benchmarks.world import MODELS, chosen_subjects, model_hashes
 from rpo.errors import UserError
@@ -280,6 +280,35 @@ def test_speed(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert str(sampling["ratio"]) in printed
     assert str(step["ratio"]) in printed
+
+
+def test_gpu_runs_small_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    words = ["--models", "tiny", "--device", "cpu", "--naive", "--batch", "2", "--steps", "1"]
+    assert gpu.main([*words, "--pictures", "1", "--out", str(out)]) == 0
+    case = read(out)["cases"]["tiny"]
+    job, step, naive = case["job"], case["step"], case["naive"]
+    assert {"loading", "sampling", "labelling", "training", "validation"} <= set(job["phases"])
+    assert (job["training_pictures"], job["gradient_steps"]) == (32, 4)
+    assert job["validation_pictures"] == 3 * 32
+    assert step["tflop"] > 0
+    assert step["share_of_matmul"] == pytest.approx(
+        step["tflops_per_second"] / step["matmul_tflops_per_second"], abs=0.05
+    )
+    # 32 training pictures and two validations of 32, as the paper's counts without step 0's
+    assert naive["pictures"] == 32 + 2 * 32
+    a_picture = naive["picture_seconds"] + naive["judgement_seconds"]
+    by_hand = 96 * a_picture + 4 * naive["step_seconds"]
+    assert naive["job_seconds"] == pytest.approx(by_hand, abs=0.05)
+    assert naive["ratio"] == pytest.approx(naive["job_seconds"] / job["seconds"], abs=0.02)
+    assert f"({naive['ratio']} times)" in capsys.readouterr().out
+
+
+def test_gpu_refuses_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert gpu.main(["--models", "sd15"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_take_turns_gives_each_contestants_median(monkeypatch: pytest.MonkeyPatch) -> None:
