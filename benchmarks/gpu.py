@@ -144,9 +144,9 @@ def measure_steps(
     return {
         "batch_size": arguments.batch,
         "seconds": round(each, 5),
-        "tflop": round(flops / 1e12, 4),
-        "tflops_per_second": round(flops / each / 1e12, 2),
-        "matmul_tflops_per_second": round(matmul / 1e12, 2),
+        "flop": flops,
+        "tflops_per_second": round(flops / each / 1e12, 4),
+        "matmul_tflops_per_second": round(matmul / 1e12, 4),
         "share_of_matmul": round(flops / each / matmul, 3),
         "copy_gb_per_second": round(copy / 1e9, 1),
     }
@@ -253,8 +253,8 @@ def render(results: dict[str, Any]) -> str:
             lines.append(f"  {phase:<11} {cost['seconds']:8.2f} s")
         lines.append(
             f"  gradient step of {step['batch_size']} pairs {1e3 * step['seconds']:.1f} ms, "
-            f"{step['tflops_per_second']} TFLOP/s, {step['share_of_matmul']:.0%} of the "
-            f"{step['matmul_tflops_per_second']} of a matrix product; copies at "
+            f"{step['tflops_per_second']:.3g} TFLOP/s, {step['share_of_matmul']:.0%} of the "
+            f"{step['matmul_tflops_per_second']:.3g} of a matrix product; copies at "
             f"{step['copy_gb_per_second']} GB/s"
         )
         if naive := case.get("naive"):

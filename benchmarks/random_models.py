@@ -62,7 +62,7 @@ _TINY: Mapping[str, Mapping[str, Any]] = {
 }
 _TINY_REWARD = {
     "model_type": "align",
-    "projection_dim": 16,
+    "projection_dim": 32,
     "text_config": {
         "vocab_size": 200,
         "hidden_size": 16,
@@ -72,9 +72,9 @@ _TINY_REWARD = {
     },
     "vision_config": {
         "image_size": 32,
-        "hidden_dim": 16,
-        "in_channels": [8, 8],
-        "out_channels": [8, 16],
+        "hidden_dim": 32,
+        "in_channels": [32, 16],
+        "out_channels": [16, 32],
         "kernel_sizes": [3, 3],
         "strides": [1, 2],
         "num_block_repeats": [1, 1],

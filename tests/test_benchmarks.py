@@ -291,7 +291,7 @@ def test_gpu_runs_small_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {"loading", "sampling", "labelling", "training", "validation"} <= set(job["phases"])
     assert (job["training_pictures"], job["gradient_steps"]) == (32, 4)
     assert job["validation_pictures"] == 3 * 32
-    assert step["tflop"] > 0
+    assert step["flop"] > 0
     assert step["share_of_matmul"] == pytest.approx(
         step["tflops_per_second"] / step["matmul_tflops_per_second"], abs=0.05
     )

@@ -139,7 +139,7 @@ def test_weights_of_each_way_to_train() -> None:
     halved = 2 * (frozen + parts["reward model"])
     assert training.weights - half.weights == pytest.approx(halved, rel=2e-3)
     away = {p.name: p for p in found.phases(Choice(offload=True), RATE)}["training"]
-    staying = 4 * (4 * parts["denoiser"] + parts["reward model"])
+    staying = 4 * 4 * parts["denoiser"]
     assert away.weights == pytest.approx(staying, rel=2e-3)
     assert training.peak == round(
         (training.weights + training.activations) * (1 + OVERHEAD[1]) + OVERHEAD[0]
