@@ -86,6 +86,7 @@ def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
         if not is_there(end):
             known = sorted({name.removesuffix(".0").rsplit(".", 1)[-1] for name in layers})
             near = difflib.get_close_matches(end, known, 6, cutoff=0.2)
+            near = near or [name for name in ATTENTION if is_there(name)]
             raise UserError(
                 f"lora.targets: no layer of this model is named {end}; use auto, or such as "
                 f"{', '.join(near or known[:6])}"
