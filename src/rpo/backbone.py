@@ -294,6 +294,10 @@ class Backbone:
         if settings.checkpointing:
             denoiser.enable_gradient_checkpointing()
         if config.compile:
+            if self.device.type == "cpu":  # seen with PyTorch 2.13: the first layers' are off
+                raise UserError(
+                    "compile: on a CPU the gradients come out wrong; leave it false, or use a GPU"
+                )
             denoiser.compile()
         return denoiser
 
