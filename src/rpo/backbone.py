@@ -94,6 +94,7 @@ class Backbone:
         self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
         texts = [getattr(pipeline, name) for name in family.text_encoders]
         self._texts = [module for module in texts if module is not None]
+        self._unconditional: Conditions | None = None
         # Half precision's range is too small for what these autoencoders reach inside.
         vae_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         with quiet():
@@ -199,9 +200,11 @@ class Backbone:
 
     @torch.no_grad()
     def unconditional(self) -> Conditions:
-        """(1 row) what classifier-free guidance is guided away from by default."""
-        with self._awake(*self._texts):
-            return self.family.unconditional()
+        """(1 row) what classifier-free guidance is guided away from by default; encoded once."""
+        if self._unconditional is None:  # every batch of pictures asks for it
+            with self._awake(*self._texts):
+                self._unconditional = self.family.unconditional()
+        return self._unconditional
 
     @torch.no_grad()
     def encode_images(
@@ -294,12 +297,16 @@ class Backbone:
         if settings.checkpointing:
             denoiser.enable_gradient_checkpointing()
         if config.compile:
-            if self.device.type == "cpu":  # seen with PyTorch 2.13: the first layers' are off
-                raise UserError(
-                    "compile: on a CPU the gradients come out wrong; leave it false, or use a GPU"
-                )
-            denoiser.compile()
+            self.compile(denoiser)
         return denoiser
+
+    def compile(self, denoiser: nn.Module) -> None:
+        """Compiles it in place. Raises UserError on a CPU."""
+        if self.device.type == "cpu":  # seen with PyTorch 2.13: the first layers' are off
+            raise UserError(
+                "compile: on a CPU the gradients come out wrong; leave it false, or use a GPU"
+            )
+        denoiser.compile()
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
         """Writes `denoiser` as diffusers does: the whole pipeline, or the file of its adapter."""

@@ -255,9 +255,7 @@ class _Job:
         if self.config.training.weights != "full":
             find_targets(backbone.denoiser, self.config.lora.targets)
         if self.config.compile:
-            if backbone.device.type == "cpu":
-                raise UserError("compile needs a GPU; leave it false")
-            backbone.denoiser.compile()
+            backbone.compile(backbone.denoiser)
         encoder = load_encoder(
             self.reward_path,
             backbone.device,
