@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -462,16 +463,23 @@ def test_half_precision_is_refused_where_there_is_no_gpu() -> None:
         tiny_backbone(precision="fp16")
 
 
-def test_compiling_is_refused_on_a_cpu(epsilon: Backbone) -> None:
-    with pytest.raises(UserError, match="compile: .* leave it false, or use a GPU"):
+def test_compiling_without_a_compiler_is_refused_on_a_cpu(
+    epsilon: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-c++")
+    with pytest.raises(UserError, match="no-such-c.. is not installed.*or leave compile false"):
         make_trainer(epsilon, dataclasses.replace(make_config(), compile=True))
 
 
 @pytest.mark.slow  # compiles for a minute
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU it is refused")
-def test_a_compiled_step_is_the_eager_one() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_compiled_step_is_the_eager_one(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    if device == "cpu" and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
     pipeline = tiny_backbone().family.pipeline
-    epsilon = Backbone(pipeline, device="cuda", resolution=RESOLUTION)
+    epsilon = Backbone(pipeline, device=device, resolution=RESOLUTION)
     config = make_config()
     plain = make_trainer(epsilon, config)
     compiled = make_trainer(epsilon, dataclasses.replace(config, compile=True))

@@ -7,6 +7,9 @@ them is in `rpo.backbones`, chosen by the pipeline's class in model_index.json.
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -301,12 +304,18 @@ class Backbone:
         return denoiser
 
     def compile(self, denoiser: nn.Module) -> None:
-        """Compiles it in place. Raises UserError on a CPU."""
-        if self.device.type == "cpu":  # seen with PyTorch 2.13: the first layers' are off
-            raise UserError(
-                "compile: on a CPU the gradients come out wrong; leave it false, or use a GPU"
-            )
-        denoiser.compile()
+        """Compiles it in place. Raises UserError on a CPU without a C++ compiler."""
+        options: dict[str, Any] = {}
+        if self.device.type == "cpu":
+            compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+            if shutil.which(compiler) is None:
+                raise UserError(
+                    f"compile: {compiler} is not installed, and on a CPU a C++ compiler is needed; "
+                    "install one, name yours in CXX, or leave compile false"
+                )
+            # Channels-last convolutions give wrong gradients below an upsampling (PyTorch 2.13).
+            options["layout_optimization"] = False
+        denoiser.compile(options=options)
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
         """Writes `denoiser` as diffusers does: the whole pipeline, or the file of its adapter."""
