@@ -273,7 +273,7 @@ class PlainDreamBooth:
         if self.prediction_type == "v_prediction":
             target = self.scheduler.get_velocity(self.latents, noise, timesteps)
         loss = F.mse_loss(predicted[:1], target[:1]) + F.mse_loss(predicted[1:], target[1:])
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
