@@ -34,6 +34,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import finish, make_parser
 from benchmarks.provenance import machine_line, provenance, write_json
 from benchmarks.random_models import write_models
 from benchmarks.speed import (
@@ -241,6 +242,19 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.nbytes * 10 / clock(lambda: [target.copy_(source) for _ in range(10)])
 
 
+def run(arguments: argparse.Namespace) -> str:
+    """All chosen cases; returns the figures as text."""
+    if min(arguments.batch, arguments.steps, arguments.pictures) < 1:
+        raise UserError("--batch, --steps and --pictures must be at least 1")
+    device = resolve_device(arguments.device)
+    results: dict[str, Any] = {"experiment": "speed on a GPU", **provenance(str(device))}
+    results["cases"] = {}
+    for name in arguments.models:
+        results["cases"][name] = measure(name, arguments, device)
+        write_json(arguments.out, results)  # a later case may exhaust the memory
+    return render(results)
+
+
 def render(results: dict[str, Any]) -> str:
     """The figures as text."""
     lines = []
@@ -269,12 +283,7 @@ def render(results: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; 2 for wrong arguments, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed-gpu.json"))
+    parser = make_parser("gpu", __doc__, "speed-gpu.json")
     parser.add_argument(
         "--models",
         nargs="+",
@@ -286,24 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=10, help="gradient steps timed (10)")
     parser.add_argument("--pictures", type=int, default=2, help="naive pictures timed (2)")
     parser.add_argument("--naive", action="store_true", help="time the naive order of work too")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of rpo"
-    )
-    arguments = parser.parse_args(words)
-    try:
-        if min(arguments.batch, arguments.steps, arguments.pictures) < 1:
-            raise UserError("--batch, --steps and --pictures must be at least 1")
-        device = resolve_device(arguments.device)
-        results: dict[str, Any] = {"experiment": "speed on a GPU", **provenance(str(device))}
-        results["cases"] = {}
-        for name in arguments.models:
-            results["cases"][name] = measure(name, arguments, device)
-            write_json(arguments.out, results)  # a later case may exhaust the memory
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(render(results))
-    return 0
+    return finish(run, parser.parse_args(words))
 
 
 if __name__ == "__main__":

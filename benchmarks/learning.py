@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.command import finish, make_parser
 from benchmarks.learning_report import (
     METHODS,
     Row,
@@ -65,7 +67,7 @@ from rpo.evaluation.metrics import (
     subject_similarity,
     text_similarity,
 )
-from rpo.events import Labelled, Prepared, Validated
+from rpo.events import Labelled, Prepared, StepDone, Validated
 from rpo.models import resolve_model
 from rpo.preparation import TrainingData, prepare
 from rpo.prompts import Prompt, PromptSet, load_prompt_set
@@ -126,19 +128,22 @@ class Case:
         for weight, last, best in TRAININGS:
             if not {last, best} & missing:
                 continue
+            for record, pictures in self.trained(weight, last, best):
+                if record["method"] in missing:
+                    yield record, pictures
+
+    def trained(
+        self, preference_weight: float | None, last: str = "last", best: str = "best"
+    ) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """One training, and the judgement of its last and of its best step under those names."""
+        start = time.perf_counter()
+        trainer, best_weights, about = self._train(preference_weight)
+        about["seconds_of_training"] = time.perf_counter() - start
+        for method, step in ((last, trainer.step), (best, trainer.stopping.best_step)):
             start = time.perf_counter()
-            trainer, curve = self._train(weight)
-            about: dict[str, Any] = {"validation_rewards": curve}
-            if weight != 0:
-                about["label_mean_probability"] = self.labelled.mean_probability
-                about["label_mean_gap"] = self.labelled.mean_gap
-            about["seconds_of_training"] = time.perf_counter() - start
-            for method, step in ((last, trainer.step), (best, trainer.stopping.best_step)):
-                start = time.perf_counter()
-                if method == best:
-                    trainer.denoiser.load_state_dict(trainer.best, strict=False)
-                if method in missing:
-                    yield self._judge(method, trainer.denoiser, step or 0, start, about)
+            if method == best:
+                trainer.denoiser.load_state_dict(best_weights, strict=False)
+            yield self._judge(method, trainer.denoiser, step or 0, start, about)
 
     @cached_property
     def data(self) -> TrainingData:
@@ -154,8 +159,13 @@ class Case:
                 return event.data
         raise AssertionError("prepare ends with Prepared")
 
-    def _train(self, preference_weight: float | None) -> tuple[Trainer, dict[str, float]]:
-        """The trainer at its last step, and the reward of each validated step."""
+    def _train(
+        self, preference_weight: float | None
+    ) -> tuple[Trainer, dict[str, Tensor], dict[str, Any]]:
+        """The trainer at its last step, the best step's weights, and rewards, labels and margin.
+
+        preference_weight: None is the configuration's own.
+        """
         training = self.config.training
         if preference_weight is not None:
             training = dataclasses.replace(training, preference_weight=preference_weight)
@@ -168,12 +178,20 @@ class Case:
         backbone = self.world.backbone
         validator = Validator(backbone, self.reward, self.prompts("validation"), config)
         trainer = Trainer(backbone, self.data, config, validator)
-        curve = {
-            str(event.step): round(event.reward, 5)
-            for event in trainer.run()
-            if isinstance(event, Validated)
-        }
-        return trainer, curve
+        rewards, margins, best = {}, [], {}
+        for event in trainer.run():
+            if isinstance(event, Validated):
+                rewards[str(event.step)] = round(event.reward, 5)
+                if event.improved:
+                    best = {k: p.detach().clone() for k, p in trainer.parameters.items()}
+            elif isinstance(event, StepDone):
+                margins.append(event.margin)
+        about: dict[str, Any] = {"validation_rewards": rewards}
+        if training.preference_weight > 0:
+            about["label_mean_probability"] = self.labelled.mean_probability
+            about["label_mean_gap"] = self.labelled.mean_gap
+            about["last_margin"] = statistics.fmean(margins[-config.validation.every :])
+        return trainer, best, about
 
     def _judge(
         self,
@@ -181,7 +199,7 @@ class Case:
         denoiser: nn.Module,
         step: int,
         start: float,
-        extra: dict[str, Any] | None = None,
+        about: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], Tensor]:
         world, settings = self.world, self.config.validation
         latents = sample(
@@ -215,7 +233,7 @@ class Case:
             "photos_dino": photo_similarity(photos_dino),
             "photos_clip_i": photo_similarity(photos_clip),
             "seconds_of_judging": time.perf_counter() - start,
-            **(extra or {}),
+            **(about or {}),
         }
         return record, to_uint8(pictures)
 
@@ -226,7 +244,7 @@ def _save_sheet(path: Path, pictures: Tensor) -> None:
     Image.fromarray(row.contiguous().numpy()).save(path)
 
 
-def _opened(out: Path, fresh: dict[str, Any], resume: bool) -> dict[str, Any]:
+def opened(out: Path, fresh: dict[str, Any], resume: bool) -> dict[str, Any]:
     """The results to be continued, or `fresh`. Raises UserError where they do not fit."""
     if not out.exists():
         return fresh
@@ -239,8 +257,8 @@ def _opened(out: Path, fresh: dict[str, Any], resume: bool) -> dict[str, Any]:
     return stored
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The whole experiment; returns the content of the result file."""
+def run(arguments: argparse.Namespace) -> str:
+    """The whole experiment; returns its table."""
     config = load_config("emojiland", None, arguments.set, prompts="emojiland")
     if arguments.seeds < 1 or arguments.images < 1:
         raise UserError("--seeds and --images must be at least 1")
@@ -254,7 +272,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "sessions": [],
         "records": [],
     }
-    results = _opened(arguments.out, fresh, arguments.resume)
+    results = opened(arguments.out, fresh, arguments.resume)
     session = provenance(str(world.backbone.device)) | {"seconds": 0.0, "records": 0}
     done = {(r["subject"], r["seed"], r["method"]) for r in results["records"]}
     start = time.perf_counter()
@@ -270,16 +288,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                     results["sessions"].append(session)
                 session["records"] += 1
                 session["seconds"] = round(time.perf_counter() - start, 1)
-                results["records"].append(_rounded(record))
+                results["records"].append(rounded(record))
                 write_json(arguments.out, results)
                 _tell(record, session["seconds"])
     asked = [r for r in results["records"] if r["subject"] in names and r["seed"] < arguments.seeds]
     results["summary"] = summarise(asked)
     write_json(arguments.out, results)
-    write_text(arguments.out.with_suffix(".md"), render_table(results | {"records": asked}))
+    text = render_table(results | {"records": asked})
+    write_text(arguments.out.with_suffix(".md"), text)
     rows = [_row(world, name, place, config, arguments.images) for place, name in enumerate(names)]
     draw_picture(rows, arguments.out).save(arguments.out.with_suffix(".png"), optimize=True)
-    return results
+    return f"\n{text}"
 
 
 def _row(world: World, name: str, place: int, config: Config, images: int) -> Row:
@@ -290,7 +309,7 @@ def _row(world: World, name: str, place: int, config: Config, images: int) -> Ro
     return Row(name, prompts[index].conditioning, subject.images[0], index * images)
 
 
-def _rounded(record: dict[str, Any]) -> dict[str, Any]:
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}
 
 
@@ -307,28 +326,13 @@ def _tell(record: dict[str, Any], seconds: float) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; 2 for wrong arguments, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.learning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning.json"))
+    parser = make_parser("learning", __doc__, "learning.json")
     parser.add_argument("--subjects", type=int, default=6, help="how many subjects (6)")
     parser.add_argument("--seeds", type=int, default=2, help="how many seeds of each (2)")
     parser.add_argument("--images", type=int, default=1, help="pictures of a test prompt (1)")
     parser.add_argument("--resume", action="store_true", help="complete an existing result file")
     parser.add_argument("--world", type=Path, default=WORLD, help="another folder of models")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of rpo"
-    )
-    arguments = parser.parse_args(words)
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"\n{arguments.out.with_suffix('.md').read_text(encoding='utf-8')}")
-    return 0
+    return finish(run, parser.parse_args(words))
 
 
 if __name__ == "__main__":

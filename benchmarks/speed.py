@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from benchmarks.command import finish, make_parser
 from benchmarks.provenance import machine_line, provenance, write_json
 from benchmarks.world import WORLD, load_subject, model_hashes, subject_table
 from rpo.backbone import Backbone, quiet
@@ -296,8 +297,8 @@ def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[s
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All measurements; returns the content of the result file."""
+def run(arguments: argparse.Namespace) -> str:
+    """All measurements; returns the figures as text."""
     if min(arguments.pictures, arguments.steps, arguments.rounds) < 1:
         raise UserError("--pictures, --steps and --rounds must be at least 1")
     world, config = arguments.world, _config(arguments)
@@ -317,7 +318,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     results["sampling"] = compare_sampling(backbone, prompts, config, arguments)
     results["step"] = compare_steps(backbone, subject, prompts, config, arguments)
     write_json(arguments.out, results)
-    return results
+    return render(results)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -345,27 +346,12 @@ def render(results: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; 2 for wrong arguments, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed-cpu.json"))
+    parser = make_parser("speed", __doc__, "speed-cpu.json")
     parser.add_argument("--pictures", type=int, default=16, help="pictures a sampling round (16)")
     parser.add_argument("--steps", type=int, default=20, help="gradient steps a round (20)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each contestant (5)")
     parser.add_argument("--world", type=Path, default=WORLD, help="another folder of models")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of rpo"
-    )
-    arguments = parser.parse_args(words)
-    try:
-        results = run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(render(results))
-    return 0
+    return finish(run, parser.parse_args(words))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from transformers import (
     ViTModel,
 )
 
-from benchmarks import gpu, learning, learning_report, speed
+from benchmarks import gpu, learning, learning_report, speed, sweep
 from benchmarks.provenance import commit
 from benchmarks.world import MODELS, chosen_subjects, model_hashes
 from rpo.errors import UserError
@@ -318,6 +318,40 @@ def test_take_turns_gives_each_contestants_median(monkeypatch: pytest.MonkeyPatc
     contestants = {name: lambda name=name: order.append(name) for name in "ab"}
     assert speed.take_turns(contestants, 3) == {"a": 2, "b": 4}
     assert order == list("ababab")
+
+
+def test_a_sweep_trains_each_case_and_a_rerun_adds_what_is_missing(
+    world: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "sweep.json"
+
+    def sweep_of(*cases: str) -> dict[str, Any]:
+        words = [word for case in cases for word in ("--case", case)]
+        words += ["--world", str(world), "--out", str(out), "--names", "cat", "--resume"]
+        assert sweep.main([*words, *settings()]) == 0
+        return read(out)
+
+    alone, strong = "training.preference_weight=0", "training.beta=50 reward.lambda_train=1"
+    records = sweep_of(alone)["records"]
+    assert [(r["method"], r["case"]) for r in records] == [("last", alone), ("best", alone)]
+    assert "last_margin" not in records[0]
+    more = sweep_of(alone, strong)
+    assert more["records"][:2] == records  # kept, not done again
+    last, best = more["records"][2:]
+    assert (last["case"], last["method"], best["method"]) == (strong, "last", "best")
+    assert last["last_margin"] != 0
+    assert best["validation_rewards"][str(best["step"])] == max(best["validation_rewards"].values())
+    row = out.with_suffix(".md").read_text(encoding="utf-8").splitlines()[-3]
+    assert row.startswith(f"| `{strong}` | {last['label_mean_probability']:.2f} | ")
+    assert row.endswith(f" {best['harmonic_judge']:.3f} |")
+
+
+def test_a_sweep_over_an_unknown_subject_is_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--case", "training.beta=1", "--names", "cta", "--world", str(world)]
+    assert sweep.main([*words, "--out", str(tmp_path / "x.json")]) == 2
+    assert capsys.readouterr().err.startswith("error: --names: no subject cta in ")
 
 
 @pytest.mark.parametrize("command", [learning, speed])
