@@ -16,11 +16,12 @@ from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 
 import rpo
-from rpo.adapters import FILE, NAME, adapted, is_adapted
+from rpo.adapters import NAME, adapted, is_adapted
 from rpo.backbone import Backbone
 from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
 from rpo.events import StepDone
+from rpo.lora_names import ADAPTER_FILE
 from rpo.quiet import quiet
 
 KINDS = ["epsilon", "v_prediction", "sdxl", "sd3", "flux-dev"]
@@ -214,7 +215,7 @@ def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     capfd.readouterr()
     run = rpo.train(subject, str(world.model), out=tmp_path / "run", settings=settings)
     assert capfd.readouterr() == ("", "")
-    assert sorted(f.name for f in run.best.iterdir()) == [FILE, "rpo.json"]
+    assert sorted(f.name for f in run.best.iterdir()) == [ADAPTER_FILE, "rpo.json"]
     picture = run.generate("a [V] dog", seed=5, steps=2)[0]
     assert picture.size == (RESOLUTION, RESOLUTION)
 
@@ -230,11 +231,11 @@ def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert not torch.allclose(answer(base, theirs), answer(base, base.denoiser), atol=1e-5)
 
     # And what the file holds is what was trained.
-    saved = load_file(run.best / FILE)
+    saved = load_file(run.best / ADAPTER_FILE)
     state = run.folder.load_last()["weights"]
     assert len(saved) == len(state)
     total = sum(t.double().sum() for t in state.values())
     assert sum(t.double().sum() for t in saved.values()) == pytest.approx(float(total))
 
     again = rpo.train(subject, str(world.model), out=tmp_path / "again", settings=settings)
-    assert (again.best / FILE).read_bytes() == (run.best / FILE).read_bytes()
+    assert (again.best / ADAPTER_FILE).read_bytes() == (run.best / ADAPTER_FILE).read_bytes()

@@ -34,8 +34,8 @@ from rpo.config import FLOW_SOLVER, load_config
 from rpo.environment import model_files
 from rpo.errors import UserError
 from rpo.export import DTYPES, check_push, export, push
-from rpo.lora_file import FILE, read_adapter
-from rpo.lora_names import place_of
+from rpo.lora_file import read_adapter
+from rpo.lora_names import ADAPTER_FILE, place_of
 from rpo.quiet import quiet
 from rpo.result import Run, load_run
 from rpo.run import BEST_CARD, RunFolder
@@ -251,7 +251,7 @@ def test_a_file_without_configuration_has_the_rank_for_alpha(
     adapter: Callable[..., Trained], tmp_path: Path
 ) -> None:
     """As diffusers reads it."""
-    source = adapter().run.best / FILE
+    source = adapter().run.best / ADAPTER_FILE
     save_file(load_file(source), tmp_path / "x.safetensors", metadata={"format": "pt"})
     for layer in read_adapter(tmp_path / "x.safetensors").layers.values():
         assert (layer.scale, layer.alpha) == (1, layer.rank)
@@ -265,7 +265,7 @@ def test_a_file_without_configuration_has_the_rank_for_alpha(
 )
 def test_scales_that_differ(tmp_path: Path, config: dict[str, Any]) -> None:
     trained = train_adapter(tmp_path, "epsilon", **config)
-    adapter = read_adapter(trained.run.best / FILE)
+    adapter = read_adapter(trained.run.best / ADAPTER_FILE)
     assert adapter.layers.keys() == trained.adapted().keys()
     for name, layer in adapter.layers.items():
         torch.testing.assert_close(layer.delta(), trained.delta(name))
@@ -411,7 +411,7 @@ def test_metadata(
     assert found["ss_output_name"] == "dog-rex-1"
     assert json.loads(found["ss_tag_frequency"]) == {"photos": {PROMPT: 5}}
     assert str(tmp_path) not in json.dumps(found)
-    lora = metadata(export(trained.run, "lora", tmp_path / "l") / FILE)
+    lora = metadata(export(trained.run, "lora", tmp_path / "l") / ADAPTER_FILE)
     part = "unet" if kind in UNETS else "transformer"
     assert json.loads(lora["lora_adapter_metadata"])[f"{part}.lora_alpha"] == ALPHA
 
@@ -458,7 +458,7 @@ def test_the_licence_is_the_base_models(adapter: Callable[..., Trained], tmp_pat
     assert front is not None
     assert (front["license"], front["license_name"]) == ("other", "tiny-1")
     assert "its licence: tiny-1." in (folder / "README.md").read_text(encoding="utf-8")
-    assert metadata(folder / FILE)["modelspec.license"] == "tiny-1"
+    assert metadata(folder / ADAPTER_FILE)["modelspec.license"] == "tiny-1"
 
 
 def test_a_base_of_the_hub_is_named(
@@ -503,13 +503,13 @@ def _spoil_base(run: Run) -> None:
 
 
 def _overflow(run: Run) -> None:
-    tensors = {key: tensor * 1e6 for key, tensor in load_file(run.best / FILE).items()}
-    save_file(tensors, run.best / FILE, metadata=metadata(run.best / FILE))
+    tensors = {key: tensor * 1e6 for key, tensor in load_file(run.best / ADAPTER_FILE).items()}
+    save_file(tensors, run.best / ADAPTER_FILE, metadata=metadata(run.best / ADAPTER_FILE))
 
 
 def _drop_half(run: Run) -> None:
-    kept = {k: v for k, v in load_file(run.best / FILE).items() if "up" not in k}
-    save_file(kept, run.best / FILE)
+    kept = {k: v for k, v in load_file(run.best / ADAPTER_FILE).items() if "up" not in k}
+    save_file(kept, run.best / ADAPTER_FILE)
 
 
 ADAPTER_REFUSALS: dict[str, tuple[dict[str, Any], str, Callable[[Run], None] | None]] = {
@@ -521,7 +521,11 @@ ADAPTER_REFUSALS: dict[str, tuple[dict[str, Any], str, Callable[[Run], None] | N
     "another base": ({}, "is not the file that", _spoil_base),
     "overflow": ({"dtype": "fp16"}, "not finite in fp16; use --dtype bf16", _overflow),
     "damaged": ({}, "is no complete LoRA", _drop_half),
-    "cut off": ({}, "cannot be read", lambda run: (run.best / FILE).write_bytes(b"12") and None),
+    "cut off": (
+        {},
+        "cannot be read",
+        lambda run: (run.best / ADAPTER_FILE).write_bytes(b"12") and None,
+    ),
     "no best": ({}, "has no best/ yet", lambda run: (run.best / BEST_CARD).unlink()),
 }
 

@@ -440,7 +440,7 @@ def test_a_failed_run_is_recorded_and_reported(
     run = load_run(out)
     failures = [r for r in run.folder.records() if r["event"] == "failed"]
     assert failures == [{"event": "failed", "message": "the loss became nan at step 3"}]
-    assert run.folder.summary()["step"] == 2  # the validation's checkpoint, none later
+    assert run.folder.summary() == {}  # in its first minute no checkpoint is due
     page = run.report.read_text(encoding="utf-8")
     assert "The run ended in an error: the loss became nan at step 3" in page
     assert "was interrupted" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 
 import diffusers
@@ -40,6 +41,26 @@ def test_both_libraries_are_mute_inside_and_as_before_afterwards(
         LOGS[1].enable_progress_bar()
         for log in LOGS:
             log.set_verbosity_warning()
+
+
+def test_the_last_thread_out_puts_everything_back() -> None:
+    muted, left = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with quiet():
+            muted.set()
+            left.wait(10)
+
+    other = threading.Thread(target=stay)
+    with quiet():
+        other.start()
+        assert muted.wait(10)
+    still = LOGS[0].get_verbosity()  # the other thread is inside
+    left.set()
+    other.join()
+    assert still == LOGS[0].ERROR
+    assert LOGS[0].get_verbosity() == LOGS[0].WARNING
+    assert LOGS[0].is_progress_bar_enabled()
 
 
 def test_diffusers_is_not_imported_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,17 +307,6 @@ def test_events_in_order(epsilon: Backbone) -> None:
     assert kinds == "PV" + "SSSPV" + "SSSPV" + "SPV" + "S"
 
 
-def test_the_best_weights_are_kept(epsilon: Backbone) -> None:
-    trainer = make_trainer(epsilon, make_config(), rewards=[0.1, 0.9, 0.2, 0.3])
-    at_best = None
-    for event in trainer.run():
-        if isinstance(event, Validated) and event.step == 3:
-            at_best = weights(trainer)
-    assert at_best
-    assert same(trainer.best, at_best)
-    assert not same(trainer.best, weights(trainer))
-
-
 def test_all_steps_done_is_finished_though_the_patience_ran_out(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config(steps=6, patience=1), rewards=[0.5, 0.9, 0.1])
     assert list(trainer.run())[-1] == Stopped(6, 3, "finished")
@@ -352,7 +341,6 @@ def test_resumed_equals_uninterrupted(backbone: Backbone, pause: int, tmp_path: 
     events += comparable(after.run())
     assert events == expected
     assert same(weights(after), weights(through))
-    assert same(after.best, through.best)
 
 
 @pytest.mark.parametrize("last_seen", [StepDone, Progress, Validated])
@@ -373,7 +361,6 @@ def test_a_state_taken_at_any_event_resumes(epsilon: Backbone, last_seen: type) 
     skip = Progress("validation", 0, 1)
     assert [e for e in events if e != skip] == [e for e in expected if e != skip]
     assert same(weights(after), weights(through))
-    assert same(after.best, through.best)
 
 
 def test_the_seed_decides_everything(epsilon: Backbone) -> None:

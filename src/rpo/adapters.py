@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from rpo.config import LoraConfig
 from rpo.errors import UserError
+from rpo.lora_names import ADAPTER_FILE
 from rpo.seeds import derive_seed
 
-FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
 NAME = "default"  # of the adapter within the denoiser
 # The attention projections as diffusers names them; the second row is that of the transformers
 # which let pictures and words attend to each other.
@@ -36,6 +36,17 @@ def sharing_copy(module: nn.Module) -> nn.Module:
     """A copy of the modules that holds the very same parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def snapshot(module: nn.Module) -> nn.Module:
+    """A copy that holds what learns as it is now, on the CPU; what does not learn is shared."""
+    tensors: dict[int, Any] = {id(tensor): tensor for tensor in module.buffers()}
+    for parameter in module.parameters():
+        kept = parameter
+        if parameter.requires_grad:
+            kept = nn.Parameter(parameter.detach().to("cpu", copy=True))
+        tensors[id(parameter)] = kept
+    return copy.deepcopy(module, tensors)
 
 
 def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> nn.Module:
@@ -105,7 +116,7 @@ def adapter_weights(denoiser: Any) -> dict[str, Tensor]:
 
 
 def save_adapter(pipeline: Any, part: str, denoiser: Any, folder: Path) -> None:
-    """Writes folder/`FILE` as diffusers does; part: the denoiser's name in the pipeline."""
+    """Writes folder/`ADAPTER_FILE` as diffusers does; part: the denoiser's name in the pipeline."""
     about = denoiser.peft_config[NAME].to_dict()
     about["target_modules"] = sorted(about["target_modules"])  # a set has no order of its own
     type(pipeline).save_lora_weights(
@@ -114,10 +125,10 @@ def save_adapter(pipeline: Any, part: str, denoiser: Any, folder: Path) -> None:
             f"{part}_lora_layers": adapter_weights(denoiser),
             f"{part}_lora_adapter_metadata": about,
         },
-        weight_name=FILE,
+        weight_name=ADAPTER_FILE,
         safe_serialization=True,
     )
-    _sort_header(folder / FILE)
+    _sort_header(folder / ADAPTER_FILE)
 
 
 def _sort_header(file: Path) -> None:

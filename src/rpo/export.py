@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
+from rpo.lora_names import ADAPTER_FILE
 from rpo.result import Run, load_run
-from rpo.run import _naming_full_disk, check_writable, expanded, slug
+from rpo.run import check_writable, expanded, naming_full_disk, slug
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,10 +57,8 @@ def export(
     adapter = _adapter(run)
     name = ""
     if to != "diffusers":
-        from rpo.lora_file import FILE
-
         stem = slug(f"{run.config.noun} {run.path.resolve().name}")
-        name = FILE if to == "lora" else f"{stem}.safetensors"
+        name = ADAPTER_FILE if to == "lora" else f"{stem}.safetensors"
     made = Export(run, base, to, dtype, name, adapter)
     with _new_folder(folder) as temporary:
         if to == "diffusers":
@@ -95,15 +94,13 @@ def check(
 
 
 def _is_adapter(run: Run) -> bool:
-    from rpo.lora_file import FILE
-
-    return (run.best / FILE).is_file() and not (run.best / "model_index.json").exists()
+    return (run.best / ADAPTER_FILE).is_file() and not (run.best / "model_index.json").exists()
 
 
 def _adapter(run: Run) -> Adapter | None:
-    from rpo.lora_file import FILE, read_adapter
+    from rpo.lora_file import read_adapter
 
-    return read_adapter(run.best / FILE) if _is_adapter(run) else None
+    return read_adapter(run.best / ADAPTER_FILE) if _is_adapter(run) else None
 
 
 def read_base(run: Run) -> Base:
@@ -150,7 +147,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         ) from None
     try:
         temporary.chmod(0o755)  # mkdtemp's is its owner's alone
-        with _naming_full_disk(folder, "free some space, or name another folder by --out"):
+        with naming_full_disk(folder, "free some space, or name another folder by --out"):
             yield temporary
             os.rename(temporary, folder)  # refuses a folder that has come to hold something
     except OSError as error:

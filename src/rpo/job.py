@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,13 @@ from rpo.models import default_reward, resolve_models
 from rpo.overview import overview
 from rpo.prompts import Prompt, load_prompt_set
 from rpo.report import render_report
-from rpo.result import Run, drawing
+from rpo.result import Run
 from rpo.resume import anchored, check_unchanged, continued, fingerprints, resumable
 from rpo.run import RunFolder, check_free, data_from, event_record, expanded, is_run, next_free
 from rpo.subject import Subject
 
 if TYPE_CHECKING:
-    from rpo.training import Trainer
+    from rpo.keeping import Keeper
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class _Job:
         self.subject, self.config, self.path = subject, config, path
         self.resumes = is_run(path)
         self.meter = Meter()
-        self.trainer: Trainer | None = None
+        self.keeper: Keeper | None = None
         self.writer: Any = None
         self.wants_tensorboard = tensorboard
 
@@ -215,13 +214,16 @@ class _Job:
                 yield from self._work(folder, backbone, reward)
         except UserError as error:
             with suppress(UserError, OSError):  # a full disk, say, which the first error has named
+                if self.keeper:
+                    self.keeper.wait()
                 folder.record({"event": "failed", "message": str(error)})
                 self._close(folder)
             raise
         except GeneratorExit:
-            # The trainer is between two events here, so its state is whole.
-            self._checkpoint(folder, finished=False)
-            step = self.trainer.step if self.trainer else 0
+            step = 0
+            if self.keeper:  # the trainer is between two events here, so its state is whole
+                self.keeper.checkpoint()
+                step = self.keeper.trainer.step
             folder.record({"event": "interrupted", "step": step})
             self._close(folder)
             raise
@@ -240,14 +242,17 @@ class _Job:
         from rpo.adapters import find_targets
         from rpo.backbone import FLOATS, Backbone
         from rpo.encoders import load_encoder
+        from rpo.quantization import refuse_impossible
         from rpo.reward import AlignmentReward
         from rpo.training import refuse_absent_optimizer
 
+        refuse_impossible(self.config)
         backbone = Backbone.load(
             self.pipeline_path,
             device=self.config.device,
             resolution=self.config.resolution,
             precision=self.config.precision,
+            quantize=self.config.quantize,
             offload=self.config.offload,
         )
         # Now, and not after minutes of drawing.
@@ -285,6 +290,7 @@ class _Job:
         }
 
     def _work(self, folder: RunFolder, backbone: Any, reward: Any) -> Iterator[Any]:
+        from rpo.keeping import Keeper
         from rpo.preparation import TrainingData, prepare
         from rpo.training import Trainer
         from rpo.validation import Validator
@@ -315,7 +321,7 @@ class _Job:
                 trainer.load_state_dict(state)
                 folder.rewind(trainer.step, int(state["validated"]))
                 state = None
-        self.trainer = trainer
+        self.keeper = keeper = Keeper(folder, backbone, trainer)
         for event in self._timed(trainer.run()):
             images = None
             if isinstance(event, Validated):
@@ -324,44 +330,16 @@ class _Job:
                         f"validation/step-{event.step:05d}", event.images, event.prompts
                     )
                     if event.improved:
-                        folder.save_best(
-                            partial(backbone.save, trainer.denoiser), self._card(event, backbone)
-                        )
+                        keeper.keep_best(event)
                     self._log(folder, event, images)
-                self._checkpoint(folder, finished=False)
+                    keeper.checkpoint_if_due()
             elif isinstance(event, Stopped):
                 self._log(folder, event)
-                self._checkpoint(folder, finished=True)
+                with self._stretch("saving"):
+                    keeper.checkpoint(finished=True)
             else:
                 self._log(folder, event)
             yield event
-
-    def _card(self, event: Validated, backbone: Any) -> dict[str, Any]:
-        """How to draw with best/ in other software."""
-        from rpo.sampling import solver_name
-
-        return {
-            "step": event.step,
-            "subject": f"{self.config.identifier} {self.config.noun}",
-            "reward": event.reward,
-            **drawing(self.config),
-            "scheduler": solver_name(backbone, self.config.sampling.scheduler),
-            "base_model": self.config.model,
-        }
-
-    def _checkpoint(self, folder: RunFolder, finished: bool) -> None:
-        if self.trainer is None:
-            return
-        stopping = self.trainer.stopping
-        summary = {
-            "step": self.trainer.step,
-            "best_step": stopping.best_step,
-            "best_reward": stopping.best_reward,
-            "goal": [self.config.training.steps, self.config.validation.patience],
-            "finished": finished,
-        }
-        with self._stretch("saving"):
-            folder.save_last(self.trainer.state_dict(), summary)
 
     def _stretch(self, phase: str) -> Any:
         return self.meter.stretch(phase)

@@ -22,7 +22,6 @@ from torch import Tensor
 from rpo.errors import UserError
 from rpo.lora_names import Place, kohya_key, place_of
 
-FILE = "pytorch_lora_weights.safetensors"  # diffusers' name for it
 METADATA = "lora_adapter_metadata"  # diffusers' key for peft's configuration
 # [ending of a key] -> which tensor it is. diffusers writes the first three pairs side by side.
 _ENDINGS = {

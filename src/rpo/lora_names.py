@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from rpo.errors import UserError
 
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
 QKV = (1, 1, 1)  # query, key and value, stacked
 QKV_MLP = (1, 1, 1, 4)  # the first layer of FLUX's single blocks; its MLP is four times as wide
 

@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import transformers
+import transformers  # noqa: F401 # its settings are there to be changed
+
+
+class _Mute:
+    """What the libraries were set to when the first of those who are inside came in.
+
+    Several threads may be inside; the last one out puts everything back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: dict[str, tuple[Any, int, bool]] = {}
+        self._warnings = warnings.catch_warnings()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+            # diffusers may have been imported since the last one came in.
+            for name in {"transformers", "diffusers"} & sys.modules.keys() - self._before.keys():
+                log = sys.modules[name].utils.logging
+                self._before[name] = (log, log.get_verbosity(), log.is_progress_bar_enabled())
+                log.set_verbosity_error()
+                log.disable_progress_bar()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside:
+                return
+            for log, verbosity, bar in self._before.values():
+                log.set_verbosity(verbosity)
+                if bar:
+                    log.enable_progress_bar()
+            self._before.clear()
+            self._warnings.__exit__(None, None, None)
+
+
+_mute = _Mute()
 
 
 @contextmanager
@@ -17,18 +61,8 @@ def quiet() -> Iterator[None]:
     Their settings are put back afterwards. diffusers is muted where it is imported already:
     encoders do without it, and importing it takes seconds.
     """
-    libraries = [transformers, *([sys.modules["diffusers"]] if "diffusers" in sys.modules else [])]
-    logs = [library.utils.logging for library in libraries]
-    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    _mute.enter()
     try:
-        for log in logs:
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        for log, (verbosity, bar) in zip(logs, before, strict=True):
-            log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()
+        _mute.leave()

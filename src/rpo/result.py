@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rpo import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
+from rpo.lora_names import ADAPTER_FILE
 from rpo.meter import naming_exhausted_memory
 from rpo.models import resolve_model
 from rpo.run import REPORT, RunFolder, as_pictures
@@ -103,17 +104,17 @@ class Run:
 
     @cached_property
     def _backbone(self) -> Any:
-        from rpo.adapters import FILE as ADAPTER
         from rpo.backbone import Backbone
 
         if self.best_step is None:
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        config, adapter = self.config, (self.best / ADAPTER).is_file()
+        config, adapter = self.config, (self.best / ADAPTER_FILE).is_file()
         backbone = Backbone.load(
             resolve_model(config.model) if adapter else self.best,
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
+            quantize=config.quantize if adapter else "no",
             offload=config.offload,
         )
         if adapter:

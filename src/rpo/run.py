@@ -101,7 +101,7 @@ def event_record(event: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _naming_full_disk(path: Path, remedy: str = TO_GO_ON) -> Iterator[None]:
+def naming_full_disk(path: Path, remedy: str = TO_GO_ON) -> Iterator[None]:
     """Makes a full disk or quota a UserError that names the file."""
     try:
         yield
@@ -120,7 +120,7 @@ def _replacing(path: Path, remedy: str = TO_GO_ON) -> Iterator[Path]:
     """Gives a temporary name beside `path`; renames it to `path` if nothing goes wrong."""
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with _naming_full_disk(path, remedy):
+        with naming_full_disk(path, remedy):
             yield temporary
             os.replace(temporary, path)
     except BaseException:
@@ -196,7 +196,7 @@ class RunFolder:
     def record(self, record: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl."""
         path = self.path / METRICS
-        with _naming_full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        with naming_full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
@@ -269,7 +269,7 @@ class RunFolder:
         for leftover in (new, old):  # both names are only ever ours
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            with _naming_full_disk(best):
+            with naming_full_disk(best):
                 new.mkdir()
                 write(new)
                 ours = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())

@@ -80,7 +80,6 @@ class Trainer:
 
     Attributes:
         denoiser: the model now; what learns of it is float32.
-        best: the trainable weights of the best validation so far, on the CPU; empty before one.
         step: gradient steps done.
         stopping: which step was best, and whether the patience ran out.
     """
@@ -100,7 +99,6 @@ class Trainer:
             backbone.device.type, enabled=backbone.dtype == torch.float16
         )
         self.stopping = KeepBest(config.validation.patience, config.validation.keep)
-        self.best: dict[str, Tensor] = {}
         self.step = 0
         self._validated = -1  # the step of the last validation
         self._patience_out = False
@@ -132,8 +130,6 @@ class Trainer:
         settings = self.config.reward
         reward = scores.combine(settings.lambda_val, settings.mean).mean().item()
         decision = self.stopping.update(self.step, reward)
-        if decision.improved:
-            self.best = self._weights()
         self._validated, self._patience_out = self.step, decision.stop
         yield Validated(
             step=self.step,
@@ -144,9 +140,6 @@ class Trainer:
             images=images,
             prompts=self.validator.prompts,
         )
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: p.detach().to("cpu", copy=True) for name, p in self.parameters.items()}
 
     def _draw(self, step: int) -> _Pairs:
         """The pairs of a step. Every generated picture comes once an epoch, in a shuffled order."""
@@ -181,8 +174,8 @@ class Trainer:
         terms = torch.zeros(4, device=self.backbone.device)  # means over the step's batches
         for number, batch in enumerate(pairs.split(settings.batch_size)):
             batch_loss, *parts = self._loss(batch)
-            # Freed now, a CPU uses the memory again at once. Freed sooner, it goes back to the system
-            # in between, and to fetch it anew takes a tenth of the step.
+            # Freed now, a CPU uses the memory again at once. Freed sooner, it goes back to the
+            # system in between, and to fetch it anew takes a tenth of the step.
             if number == 0:
                 self.optimizer.zero_grad()
             self.scaler.scale(batch_loss / settings.accumulate).backward()
@@ -261,10 +254,10 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only. The tensors are the live ones: save or copy them at once.
 
-        `best` is left empty where the best weights are the present ones.
+        The best weights are not among them: whoever wants them copies them when `Validated` says
+        that the present ones are.
         """
         moments = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
-        best_is_now = self._validated == self.step == self.stopping.best_step
         return {
             "step": self.step,
             "validated": self._validated,
@@ -272,7 +265,6 @@ class Trainer:
             "weights": {name: p.detach() for name, p in self.parameters.items()},
             "moments": {name: dict(moment) for name, moment in moments.items()},
             "scaler": self.scaler.state_dict(),
-            "best": {} if best_is_now else self.best,
         }
 
     @torch.no_grad()
@@ -298,8 +290,6 @@ class Trainer:
             self.step, self._validated = int(state["step"]), int(state["validated"])
             # From the present patience, so that a raised one lets a stopped run go on.
             self._patience_out = 0 < self.stopping.patience <= self.stopping.stale
-            best = state["best"] or (self._weights() if self._validated >= 0 else {})
-            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in best.items()}
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 "the saved training state belongs to another model or version; "
