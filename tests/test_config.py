@@ -40,6 +40,7 @@ OTHER = {
     "precision": "bf16",
     "offload": True,
     "compile": True,
+    "quantize": "nf4",
     "sampling.steps": 3,
     "sampling.guidance_scale": 1.25,
     "sampling.images_per_prompt": 2,

@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rpo.adapters import FILE as ADAPTER
 from rpo.adapters import adapted, is_adapted, save_adapter
 from rpo.backbones import FAMILIES, Family
 from rpo.conditions import Conditions
 from rpo.config import Config
 from rpo.errors import UserError
 from rpo.loading import load_pipeline, unsupported
+from rpo.lora_names import ADAPTER_FILE
 from rpo.models import resolve_model
 from rpo.noise import NoiseProcess
 from rpo.offload import awake
+from rpo.quantization import quantize as quantize_layers
 from rpo.quiet import quiet
 
 TEXT_BATCH = 16  # prompts encoded at once
@@ -75,12 +76,14 @@ class Backbone:
         resolution: int = 0,
         *,
         precision: str = "fp32",
+        quantize: str = "no",
         offload: bool = False,
     ) -> None:
         """Raises UserError for a model or a combination of settings that cannot work.
 
-        precision: a name in `FLOATS`; "tf32" is a switch of the whole process. offload: text
-        encoders and autoencoder are on the device only while they compute.
+        precision: a name in `FLOATS`; "tf32" is a switch of the whole process. quantize: "no", or
+        what `rpo.quantization.quantize` knows, for the denoiser. offload: text encoders and
+        autoencoder are on the device only while they compute.
         """
         self.device, self.dtype, self.offload = resolve_device(device), FLOATS[precision], offload
         if self.dtype == torch.float16 and self.device.type == "cpu":
@@ -100,6 +103,8 @@ class Backbone:
         self._unconditional: Conditions | None = None
         # Half precision's range is too small for what these autoencoders reach inside.
         vae_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+        if quantize != "no":
+            quantize_layers(self.denoiser, quantize, self.dtype)
         with quiet():
             self.denoiser.to(self.device, self.dtype)
             if self.device.type == "cuda":  # where convolutions are fastest with channels last
@@ -177,9 +182,9 @@ class Backbone:
     ) -> Backbone:
         """Load what `rpo.models.resolve_model` finds under a name; nothing is downloaded.
 
-        Only safetensors are read. how: `precision` and `offload`, as for the constructor. Raises
-        UserError where the model is absent, incomplete, damaged, of an unknown family or has its
-        weights in pickles only.
+        Only safetensors are read. how: `precision`, `quantize` and `offload`, as for the
+        constructor. Raises UserError where the model is absent, incomplete, damaged, of an unknown
+        family or has its weights in pickles only.
         """
         # A Path is a place, even one that is called as a model is.
         name = path_or_id.absolute() if isinstance(path_or_id, Path) else path_or_id
@@ -328,7 +333,7 @@ class Backbone:
     def load_adapter(self, folder: Path) -> None:
         """Puts the adapter that `save` wrote onto the base denoiser."""
         with quiet():
-            self.family.pipeline.load_lora_weights(str(folder), weight_name=ADAPTER)
+            self.family.pipeline.load_lora_weights(str(folder), weight_name=ADAPTER_FILE)
         self.denoiser.to(self.device).eval().requires_grad_(False)
 
     def pipeline(self, denoiser: nn.Module) -> Any:

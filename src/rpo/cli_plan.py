@@ -57,10 +57,10 @@ def plan(
     Only the shapes of the networks are read, nothing is downloaded or trained.
     Where the settings do not fit, these are changed, in this order, as far as
     it takes: pictures drawn at once, pairs at once, gradient checkpointing,
-    offloading, bfloat16, LoRA, an 8-bit optimiser, a lower rank. What --set
-    gives stays as it is. GB are 10^9 bytes; a card sold as 8 GB has a little
-    more. Where nothing fits, it says what is missing, and exits with 1. All
-    figures are estimates.
+    offloading, bfloat16, LoRA, a base in 8 or 4 bits, an 8-bit optimiser, a
+    lower rank. What --set gives stays as it is. GB are 10^9 bytes; a card sold
+    as 8 GB has a little more. Where nothing fits, it says what is missing, and
+    exits with 1. All figures are estimates.
 
     [bold]Examples[/]
 
@@ -206,7 +206,7 @@ def print_plan(
         say(
             f"\nDoes not fit into {made.limit / GB:g} GB: {fullest.name} needs at least "
             f"{memory(made.peak / 1e6)}, {memory((made.peak - made.limit) / 1e6)} more. A lower "
-            "resolution helps the activations; a quantised base model is not available.",
+            "resolution helps the activations.",
             "red",
         )
         return

@@ -197,6 +197,9 @@ class Config(Section):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = _field(
         "fp32", "Number format of all that is frozen and of the arithmetic; what learns is fp32."
     )
+    quantize: Literal["no", "int8", "nf4"] = _field(
+        "no", "Hold the frozen denoiser in 8 or 4 bits under a LoRA; needs bitsandbytes."
+    )
     offload: bool = _field(
         False, "Keep on the GPU only what is computing: all but the denoiser come and go."
     )

@@ -23,6 +23,7 @@ from rpo.conditions import Conditions
 from rpo.config import Config, LoraConfig, values_of
 from rpo.encoders import BATCH_SIZE as REWARD_BATCH
 from rpo.footprint import Footprint, footprint, module_bytes, parameter_count, recomputing
+from rpo.quantization import saved_bytes
 from rpo.rates import Rate
 
 OVERHEAD = 0.6e9, 0.08  # bytes, and a share of all tensors
@@ -37,6 +38,7 @@ class Choice:
 
     resolution: int = 0
     precision: str = "fp32"
+    quantize: str = "no"
     offload: bool = False
     weights: str = "full"
     rank: int = 16
@@ -62,6 +64,7 @@ class Choice:
 KEYS = {
     "resolution": "resolution",
     "precision": "precision",
+    "quantize": "quantize",
     "offload": "offload",
     "weights": "training.weights",
     "rank": "lora.rank",
@@ -123,8 +126,10 @@ class Estimator:
         """Bytes of the frozen parts on the device, by name."""
         element = 2 if choice.half else 4
         texts = sum(self._bytes(part, element) for part in self.shape.text_encoders.values())
+        denoiser = self._bytes(self.shape.denoiser, element)
+        base = self._built(self.shape.denoiser, torch.float32)
         return {
-            "denoiser": self._bytes(self.shape.denoiser, element),
+            "denoiser": denoiser - saved_bytes(base, choice.quantize, element),
             "texts": texts,
             # in float32 for fp16, whose range is too small for what autoencoders reach inside
             "vae": self._bytes(self.shape.vae, 4 if choice.precision == "fp16" else element),

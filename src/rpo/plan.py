@@ -54,6 +54,13 @@ def _lower_rank(choice: Choice) -> Choice | None:
     return replace(choice, rank=max(4, choice.rank // 2))
 
 
+def _fewer_bits(choice: Choice) -> Choice | None:
+    following = {"no": "int8", "int8": "nf4"}.get(choice.quantize)
+    if choice.weights == "full" or following is None:
+        return None
+    return replace(choice, quantize=following)
+
+
 SACRIFICES = (
     Sacrifice(
         "fewer training pictures drawn at once", ("sampling_batch",), _halved("sampling_batch")
@@ -80,6 +87,7 @@ SACRIFICES = (
         _set("precision", "bf16", ("fp32", "tf32")),
     ),
     Sacrifice("a LoRA in place of all weights", ("weights",), _set("weights", "lora", ("full",))),
+    Sacrifice("the frozen denoiser in 8, then in 4 bits", ("quantize",), _fewer_bits),
     Sacrifice(
         "the optimiser's moments in 8 bits",
         ("optimizer",),
