@@ -34,7 +34,7 @@ ASSETS = Path(__file__).parent.parent / "src" / "rpo" / "assets" / "emojiland"
 SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
     "autoencoder": 4_600,
-    "reward": 1_200,
+    "reward": 3_800,
     "judge-clip": 3_800,
     "judge-dino": 2_200,
     "diffusion": 8_200,

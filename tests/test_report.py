@@ -165,7 +165,7 @@ def test_changed_settings_stand_beside_their_defaults(tmp_path: Path) -> None:
     section = " ".join(page[page.rindex("Settings") :].split())
     assert section.startswith("Settings Model emojiland. These differ from the defaults.")
     assert "setting here default" in section
-    assert "training.learning_rate 0.0001 5e-06" in section
+    assert "training.learning_rate 0.0003 5e-06" in section
     assert "paper" not in section[: section.index("The prompts")]
     changed = re.findall(r'<td class="key">([\w.]+)</td><td class="n">', html)
     assert "model" not in changed

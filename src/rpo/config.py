@@ -234,7 +234,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "emojiland": {
         "sampling": {"steps": 20, "guidance_scale": 5.0, "scheduler": "dpm++"},
-        "training": {"learning_rate": 1e-4},
+        "training": {"learning_rate": 3e-4, "beta": 0.1},
         "reward": {"lambda_train": 0.5},
         "validation": {"guidance_scale": 5.0},
     },
