@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import warnings
@@ -72,3 +73,9 @@ def test_diffusers_is_not_imported_for_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_encoders_use_it() -> None:
     assert encoders.quiet is quiet
+
+
+def test_importing_the_engine_says_nothing() -> None:
+    command = [sys.executable, "-c", "import rpo.backbone, rpo.encoders"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")

@@ -12,6 +12,7 @@ that needs them.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from rpo.subject import Subject
 
 __version__ = "0.1.0"
+
+# Where bitsandbytes is installed, it gives its advice for CPUs as soon as peft imports it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "Config",
