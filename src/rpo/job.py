@@ -222,6 +222,8 @@ class _Job:
         except GeneratorExit:
             step = 0
             if self.keeper:  # the trainer is between two events here, so its state is whole
+                for event in self.keeper.trainer.unreported():
+                    self._log(folder, event)
                 self.keeper.checkpoint()
                 step = self.keeper.trainer.step
             folder.record({"event": "interrupted", "step": step})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ from rpo.reward import draw_labels
 from rpo.seeds import make_generator
 from rpo.stopping import KeepBest
 from rpo.validation import Validator
+
+# On a GPU a step's figures are asked for together with those of the steps after it: to ask is to
+# wait, and while the host waits it prepares no further step.
+REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ class Trainer:
         )
         self.stopping = KeepBest(config.validation.patience, config.validation.keep)
         self.step = 0
+        self.report_every = 1 if backbone.device.type == "cpu" else REPORT_EVERY
+        self._computed: dict[int, Tensor] = {}  # by step, the figures that are not yet asked for
+        self._reports: deque[StepDone] = deque()  # and those that nobody has seen yet
         self._validated = -1  # the step of the last validation
         self._patience_out = False
 
@@ -107,12 +115,16 @@ class Trainer:
         """Train to the end, or pause after step `until` (and its validation, if one is due).
 
         Validates before the first step, after every `validation.every` and after the last one.
-        Whenever an event arrives, `state_dict` may be taken. Raises UserError when the loss is no
-        longer finite.
+        Whenever an event arrives, `state_dict` may be taken; on a GPU it may be some steps ahead of
+        the last StepDone (`unreported`). Raises UserError when the loss is no longer finite; the
+        state is then worth nothing.
         """
         last, every = self.config.training.steps, self.config.validation.every
         while True:
             due = self.step % every == 0 or self.step == last
+            paused = until is not None and self.step >= until
+            if due or paused or self._patience_out or len(self._computed) >= self.report_every:
+                yield from self._report()
             if due and self._validated < self.step:
                 yield from self._validate()
             best_step = self.stopping.best_step or 0
@@ -120,9 +132,29 @@ class Trainer:
                 done = self.step >= last
                 yield Stopped(self.step, best_step, "finished" if done else "patience")
                 return
-            if until is not None and self.step >= until:
+            if paused:
                 return
             yield from self._advance_within_memory()
+
+    def unreported(self) -> list[StepDone]:
+        """The events of steps already done that `run`, left where it stands, has not yielded."""
+        return list(self._report())
+
+    def _report(self) -> Iterator[StepDone]:
+        """Waits for the device, and yields the events of the steps since the last report."""
+        if self._computed:
+            steps, rows = list(self._computed), torch.stack(list(self._computed.values())).tolist()
+            self._computed.clear()
+            for step, row in zip(steps, rows, strict=True):
+                event = StepDone(step, *row)
+                self._refuse_non_finite("loss", event.loss, step)
+                # The scaler leaves out a step whose scaled gradient overflowed, and lowers its
+                # scale.
+                if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+                    self._refuse_non_finite("gradient", event.grad_norm, step)
+                self._reports.append(event)
+        while self._reports:
+            yield self._reports.popleft()
 
     def _validate(self) -> Iterator[Event]:
         self.optimizer.zero_grad()  # so that drawing has their memory
@@ -161,15 +193,23 @@ class Trainer:
         def diffusion() -> tuple[Tensor, Tensor]:
             timesteps = self.backbone.process.draw_timesteps(size, generator)
             noise = torch.randn(size, *self.backbone.latent_shape, generator=generator)
-            return timesteps.to(self.backbone.device), noise.to(self.backbone.device)
+            return self._sent(timesteps), self._sent(noise)
 
         first = diffusion()
         # Sharing removes the noise's own difficulty from the comparison, as in Diffusion-DPO.
         second = diffusion() if settings.independent_noise else first
         timesteps, noise = (first[0], second[0]), (first[1], second[1])
-        return _Pairs(reference, generated, labels, timesteps, noise)
+        drawn = (self._sent(tensor) for tensor in (reference, generated, labels))
+        return _Pairs(*drawn, timesteps, noise)
 
-    def _advance(self) -> StepDone:
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """It on the device, to which the host sends it without waiting."""
+        if self.backbone.device.type == "cuda":
+            return tensor.pin_memory().to(self.backbone.device, non_blocking=True)
+        return tensor.to(self.backbone.device)
+
+    def _advance(self) -> None:
+        """One gradient step. Nothing in it waits for the device, but for fp16's scaler."""
         settings, pairs = self.config.training, self._draw(self.step)
         terms = torch.zeros(4, device=self.backbone.device)  # means over the step's batches
         for number, batch in enumerate(pairs.split(settings.batch_size)):
@@ -182,25 +222,18 @@ class Trainer:
             terms += torch.stack([batch_loss.detach(), *parts]) / settings.accumulate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
-        # The one time in a step that the host waits for the device.
-        loss, similarity, preference, margin, grad_norm = torch.cat([terms, norm.view(1)]).tolist()
-        self._refuse_non_finite("loss", loss)
-        # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
-        if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
-            self._refuse_non_finite("gradient", grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.backbone.device.type != "cpu":
             self.optimizer.zero_grad()  # so that the next forward pass has their memory
         self.step += 1
-        label_mean = pairs.labels.mean().item()
-        return StepDone(self.step, loss, similarity, preference, margin, grad_norm, label_mean)
+        self._computed[self.step] = torch.cat([terms, torch.stack([norm, pairs.labels.mean()])])
 
     def _advance_within_memory(self) -> Iterator[Event]:
         """A step; once, if the memory is exhausted, again with gradient checkpointing."""
         denoiser: Any = self.denoiser
         try:
-            yield self._advance()
+            self._advance()
             return
         except torch.OutOfMemoryError:
             if denoiser.is_gradient_checkpointing:
@@ -213,7 +246,7 @@ class Trainer:
             f"the memory of {self.backbone.device} is exhausted: computing activations twice from "
             "here on; training.checkpointing=true would begin so"
         )
-        yield self._advance()
+        self._advance()
 
     def _loss(self, pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The loss, and detached L_sim, L_pref and margin, all of them scalars."""
@@ -237,16 +270,15 @@ class Trainer:
             with torch.inference_mode():  # no_grad without its bookkeeping
                 base_error = self.backbone.denoising_error(self.backbone.denoiser, *batch)
             delta = improvement(base_error, error)
-            labels = pairs.labels.to(delta.device)
-            result = preference_loss(delta[:size], delta[size:], labels, settings.beta)
+            result = preference_loss(delta[:size], delta[size:], pairs.labels, settings.beta)
             preference, margin = result.loss, result.margin
             loss = loss + settings.preference_weight * preference
         return loss, similarity.detach(), preference.detach(), margin
 
-    def _refuse_non_finite(self, what: str, value: float) -> None:
+    def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise UserError(
-                f"the {what} became {value} at step {self.step + 1}, most likely because "
+                f"the {what} became {value} at step {step}, most likely because "
                 f"training.learning_rate {self.config.training.learning_rate:g} is too high; "
                 "lower it (a tenth is a good try), or check the model's weights"
             )
