@@ -199,8 +199,8 @@ class Trainer:
         # Sharing removes the noise's own difficulty from the comparison, as in Diffusion-DPO.
         second = diffusion() if settings.independent_noise else first
         timesteps, noise = (first[0], second[0]), (first[1], second[1])
-        drawn = (self._sent(tensor) for tensor in (reference, generated, labels))
-        return _Pairs(*drawn, timesteps, noise)
+        reference, generated, labels = map(self._sent, (reference, generated, labels))
+        return _Pairs(reference, generated, labels, timesteps, noise)
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """It on the device, to which the host sends it without waiting."""
