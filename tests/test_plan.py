@@ -318,8 +318,8 @@ def test_stable_diffusion_on_8_gb() -> None:
 
 
 @pytest.mark.slow
-def test_flux_fits_into_24_gb_in_4_bits_alone() -> None:
-    """Its 11.9 billion weights are 23.8 GB in bfloat16 already, T5 comes to 9.5 beside them."""
+def test_flux_fits_into_16_gb_in_4_bits_alone() -> None:
+    """Its 11.9 billion weights are 23.8 GB in bfloat16; T5, of 9.5, has gone when they come."""
     least = {
         "precision": "bf16",
         "offload": True,
@@ -329,14 +329,14 @@ def test_flux_fits_into_24_gb_in_4_bits_alone() -> None:
         "validation": {"batch_size": 1},
     }
     flux, config = estimator("flux-dev"), load_config(model="flux-dev", **least)
-    made = make_plan(flux, config, RATE, 24e9, held=("quantize",))
+    made = make_plan(flux, config, RATE, 16e9, held=("quantize",))
     assert not made.fits
     assert made.changes == ()
-    assert (23.8e9 + 9.5e9) * 1.08 < made.peak < 45e9
-    made = make_plan(flux, config, RATE, 24e9)
+    assert 23.8e9 * 1.08 < made.peak < 35e9
+    made = make_plan(flux, config, RATE, 16e9)
     assert made.fits
     assert made.settings() == {"quantize": "nf4"}
-    assert made.peak > (11.9e9 * 0.5625 + 9.5e9) * 1.08
+    assert made.peak > 9.5e9 * 1.08
 
 
 # --- speed -------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_an_adapter_learns_on_a_quantised_base(kind: str, bits: str) -> None:
 def test_the_whole_job_and_a_picture_from_its_run(tmp_path: Path) -> None:
     world = make_world(tmp_path, "sd3")
     more = {"resolution": RESOLUTION, "validation.keep": "last", "training.weights": "lora"}
-    settings = world.settings(2, 2, quantize="nf4", **more)
+    settings = world.settings(2, 2, quantize="nf4", offload="true", **more)
     subject = rpo.Subject.from_folder(world.photos, noun="dog")
     run = rpo.train(subject, str(world.model), out=tmp_path / "run", settings=settings)
     kept = type(run._backbone.denoiser.transformer_blocks[0].attn.to_q.base_layer.weight)

@@ -59,7 +59,6 @@ class Backbone:
 
     Attributes:
         family: what is particular to models of its kind.
-        denoiser: the base U-Net or transformer, frozen, in evaluation mode.
         vae, scheduler, tokenizer, text_encoder: parts of the pipeline (of several, the first ones).
         process: how latents turn into noise and what the denoiser should say.
         resolution: side of the square pictures, in pixels.
@@ -83,7 +82,7 @@ class Backbone:
 
         precision: a name in `FLOATS`; "tf32" is a switch of the whole process. quantize: "no", or
         what `rpo.quantization.quantize` knows, for the denoiser. offload: text encoders and
-        autoencoder are on the device only while they compute.
+        autoencoder are on the device only while they compute, and the denoiser from its first use.
         """
         self.device, self.dtype, self.offload = resolve_device(device), FLOATS[precision], offload
         if self.dtype == torch.float16 and self.device.type == "cpu":
@@ -95,25 +94,27 @@ class Backbone:
         if family is None:
             raise UserError(unsupported("model", type(pipeline).__name__))
         self.family: Family = family(pipeline)
-        self.denoiser = getattr(pipeline, family.denoiser_name)
+        self._denoiser = getattr(pipeline, family.denoiser_name)
+        self._arrived = False  # is the denoiser where it computes?
         self.vae, self.scheduler = pipeline.vae, pipeline.scheduler
         self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
         texts = [getattr(pipeline, name) for name in family.text_encoders]
         self._texts = [module for module in texts if module is not None]
         self._unconditional: Conditions | None = None
+        self._remembered: dict[str, Conditions] = {}
         # Half precision's range is too small for what these autoencoders reach inside.
         vae_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         if quantize != "no":
-            quantize_layers(self.denoiser, quantize, self.dtype)
+            quantize_layers(self._denoiser, quantize, self.dtype)
         with quiet():
-            self.denoiser.to(self.device, self.dtype)
-            if self.device.type == "cuda":  # where convolutions are fastest with channels last
-                self.denoiser.to(memory_format=torch.channels_last)
+            self._denoiser.to(self.dtype)
             for module in self._texts:
                 module.to(self._home, self.dtype)
             self.vae.to(self._home, vae_dtype)
-            for module in (self.denoiser, self.vae, *self._texts):
+            for module in (self._denoiser, self.vae, *self._texts):
                 module.eval().requires_grad_(False)
+        if not offload:
+            self._bring_denoiser()
 
         self._refuse_other_uses()
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels per latent cell
@@ -143,7 +144,7 @@ class Backbone:
 
     def _refuse_other_uses(self) -> None:
         """Raises UserError for a denoiser that reads more than a noisy picture and a prompt."""
-        config = self.denoiser.config
+        config = self._denoiser.config
         needed = self.vae.config.latent_channels * self.family.packed
         if config.in_channels != needed:
             # One that reads more than it answers is told more than the noisy picture.
@@ -162,6 +163,23 @@ class Backbone:
                 "model: its denoiser is told the guidance scale (a latent consistency model); "
                 "use the plain model that it was distilled from"
             )
+
+    def _bring_denoiser(self) -> None:
+        with quiet():
+            self._denoiser.to(self.device)
+            if self.device.type == "cuda":  # where convolutions are fastest with channels last
+                self._denoiser.to(memory_format=torch.channels_last)
+        self._arrived = True
+
+    @property
+    def denoiser(self) -> Any:
+        """The base U-Net or transformer, frozen, in evaluation mode.
+
+        Offloaded, it comes to the device when it is first asked for, and stays.
+        """
+        if not self._arrived:
+            self._bring_denoiser()
+        return self._denoiser
 
     @property
     def _home(self) -> torch.device:
@@ -198,13 +216,26 @@ class Backbone:
         Raises UserError for a prompt that the model would cut off.
         """
         unique = list(dict.fromkeys(texts))
-        chunks = [unique[k : k + TEXT_BATCH] for k in range(0, len(unique), TEXT_BATCH)]
-        with self._awake(*self._texts):
-            encoded = Conditions.cat([self.family.encode(chunk) for chunk in chunks])
+        if self._remembered.keys() >= set(unique):
+            encoded = Conditions.cat([self._remembered[text] for text in unique])
+        else:
+            chunks = [unique[k : k + TEXT_BATCH] for k in range(0, len(unique), TEXT_BATCH)]
+            with self._awake(*self._texts):
+                encoded = Conditions.cat([self.family.encode(chunk) for chunk in chunks])
         if len(unique) == len(texts):
             return encoded
         row = {text: index for index, text in enumerate(unique)}
         return encoded[[row[text] for text in texts]]
+
+    def remember_prompts(self, texts: Sequence[str]) -> None:
+        """Encodes them, and the unconditional, while the denoiser is not yet on the device.
+
+        `encode_prompts` then has them. Text encoders can be larger than the denoiser.
+        """
+        encoded = self.encode_prompts(texts)
+        self._remembered = {text: encoded[[row]] for row, text in enumerate(texts)}
+        if self.family.classifier_free:
+            self.unconditional()
 
     @torch.no_grad()
     def unconditional(self) -> Conditions:
@@ -334,7 +365,9 @@ class Backbone:
         """Puts the adapter that `save` wrote onto the base denoiser."""
         with quiet():
             self.family.pipeline.load_lora_weights(str(folder), weight_name=ADAPTER_FILE)
-        self.denoiser.to(self.device).eval().requires_grad_(False)
+        self._denoiser.eval().requires_grad_(False)
+        if self._arrived:
+            self._denoiser.to(self.device)
 
     def pipeline(self, denoiser: nn.Module) -> Any:
         """The ordinary diffusers pipeline around `denoiser`; parts are shared."""

@@ -279,6 +279,8 @@ class Estimator:
         def stage(used: str, activations: int, more: int = 0) -> tuple[int, int]:
             """Bytes of weights and activations where, of what comes and goes, `used` is there."""
             absent = {"texts", "vae", "reward"} - {used} if choice.offload else set()
+            if choice.offload and used == "texts":
+                absent.add("denoiser")  # it comes when the prompts are encoded
             return sum(base[name] for name in base.keys() - absent) + more, activations
 
         texts, reward, decode = self._texts(choice), self._reward(choice), self._decode(choice)

@@ -257,6 +257,10 @@ class _Job:
             quantize=self.config.quantize,
             offload=self.config.offload,
         )
+        if self.config.offload:
+            reference = Prompt.reference(self.config.noun, self.config.identifier)
+            prompts = [reference, *self.training, *self.validation]
+            backbone.remember_prompts([prompt.conditioning for prompt in prompts])
         # Now, and not after minutes of drawing.
         refuse_absent_optimizer(self.config.training)
         if self.config.training.weights != "full":
