@@ -349,7 +349,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = make_parser("speed", __doc__, "speed-cpu.json")
     parser.add_argument("--pictures", type=int, default=16, help="pictures a sampling round (16)")
     parser.add_argument("--steps", type=int, default=20, help="gradient steps a round (20)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each contestant (5)")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of each contestant (11)")
     parser.add_argument("--world", type=Path, default=WORLD, help="another folder of models")
     return finish(run, parser.parse_args(words))
 
