@@ -157,6 +157,10 @@ class _Job:
         self.writer: Any = None
         self.wants_tensorboard = tensorboard
 
+        if config.quantize != "no":
+            from rpo.quantization import refuse_impossible
+
+            refuse_impossible(config)
         automatic = config.reward.model == "auto"
         self.reward_name = default_reward(config.model) if automatic else config.reward.model
         self.pipeline_path, self.reward_path = resolve_models(
@@ -244,11 +248,9 @@ class _Job:
         from rpo.adapters import find_targets
         from rpo.backbone import FLOATS, Backbone
         from rpo.encoders import load_encoder
-        from rpo.quantization import refuse_impossible
         from rpo.reward import AlignmentReward
         from rpo.training import refuse_absent_optimizer
 
-        refuse_impossible(self.config)
         backbone = Backbone.load(
             self.pipeline_path,
             device=self.config.device,
