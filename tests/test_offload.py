@@ -92,8 +92,10 @@ def test_a_job_that_offloads_encodes_before_it_draws(
     monkeypatch.setattr(Backbone, "_awake", noted)
     subject = Subject.from_folder(world.photos, noun="dog")
     settings = world.settings(2, 2, resolution=RESOLUTION, offload="true")
-    train(subject, str(world.model), out=tmp_path / "run", settings=settings)
-    assert arrived
+    run = train(subject, str(world.model), out=tmp_path / "run", settings=settings)
+    drawn = len(arrived)
+    run.generate("a [V] dog", steps=2)
+    assert 0 < drawn < len(arrived)
     assert not any(arrived)
 
 

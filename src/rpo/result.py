@@ -166,6 +166,8 @@ class Run:
         chosen = self.settings(prompt, seed, steps, guidance_scale)
         backbone = self._backbone
         with naming_exhausted_memory():
+            if self.config.offload:  # before the denoiser is there
+                backbone.remember_prompts([prompt])
             latents = sample(
                 backbone,
                 backbone.denoiser,
