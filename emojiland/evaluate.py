@@ -21,8 +21,8 @@ from emojiland.pool import Pool
 from emojiland.scenes import Look, instance, random_look
 from emojiland.subjects import SUBJECTS
 from rpo.backbone import Backbone
-from rpo.config import PRESETS
 from rpo.encoders import Encoder, load_encoder
+from rpo.presets import PRESETS
 from rpo.sampling import sample
 
 _DRAWING = PRESETS["emojiland"]["sampling"]  # as its users draw

@@ -24,9 +24,10 @@ from PIL import Image
 
 import rpo
 from rpo import bundled, cli, console, models
-from rpo.config import PRESETS, SETTINGS
+from rpo.config import SETTINGS
 from rpo.errors import UserError
 from rpo.events import Progress, StepDone, Validated
+from rpo.presets import PRESETS
 from rpo.result import load_run
 
 

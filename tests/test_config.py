@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from rpo.config import (
-    PRESET_HELP,
-    PRESETS,
     SETTINGS,
     Config,
     RewardConfig,
@@ -26,6 +24,7 @@ from rpo.config import (
     values_of,
 )
 from rpo.errors import UserError
+from rpo.presets import PRESET_HELP, PRESETS
 
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rpo.config import PRESETS, SETTINGS
+from rpo.config import SETTINGS
+from rpo.presets import PRESETS
 from rpo.prompts import load_prompt_set
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from rpo.chart import reward_curve, ticks, whole_ticks
-from rpo.config import PRESETS, load_config
+from rpo.config import load_config
 from rpo.page import duration
+from rpo.presets import PRESETS
 from rpo.report import render_report
 from rpo.result import Validation
 from rpo.run import RunFolder

@@ -70,9 +70,10 @@ def plan(
     from rich.console import Console
 
     from rpo.architectures import load_architecture
-    from rpo.config import BASE_PRESETS, Config, changed, given, load_config
+    from rpo.config import Config, changed, given, load_config
     from rpo.estimate import Estimator
     from rpo.plan import make_plan
+    from rpo.presets import BASE_PRESETS
     from rpo.prompts import load_prompt_set
 
     memory, rate = _card(gpu_memory, gpu, tflops)

@@ -106,7 +106,7 @@ def iterate(
 ) -> Generator[Any, None, None]:
     """The job as a generator of events: `rpo.events`, and Started, PhaseDone and Finished.
 
-    model: "emojiland" (the default), a folder or a hub id. preset: a name in `config.PRESETS`.
+    model: "emojiland" (the default), a folder or a hub id. preset: a name in `presets.PRESETS`.
     out: the run folder; by default runs/<subject>-<n> in the current directory.
     config: a Config or a TOML file. settings: "training.steps=200" and the like.
     fields: Config's own, as seed=1 or training={"steps": 200}.

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rpo.config import PRESET_HELP, PRESETS, SETTINGS
+from rpo.config import SETTINGS
+from rpo.presets import PRESET_HELP, PRESETS
 
 Out = Annotated[
     Path | None,

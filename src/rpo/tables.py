@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rpo.config import PRESET_HELP, PRESETS, SETTINGS
+from rpo.config import SETTINGS
+from rpo.presets import PRESET_HELP, PRESETS
 
 if TYPE_CHECKING:
     from rpo.result import Run
