@@ -128,18 +128,21 @@ class Case:
         for weight, last, best in TRAININGS:
             if not {last, best} & missing:
                 continue
-            for record, pictures in self.trained(weight, last, best):
-                if record["method"] in missing:
-                    yield record, pictures
+            yield from self.trained(weight, *(m if m in missing else None for m in (last, best)))
 
     def trained(
-        self, preference_weight: float | None, last: str = "last", best: str = "best"
+        self, preference_weight: float | None, last: str | None, best: str | None
     ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """One training, and the judgement of its last and of its best step under those names."""
+        """One training, and the judgement of its last and of its best step under those names.
+
+        None is not judged.
+        """
         start = time.perf_counter()
         trainer, best_weights, about = self._train(preference_weight)
         about["seconds_of_training"] = time.perf_counter() - start
         for method, step in ((last, trainer.step), (best, trainer.stopping.best_step)):
+            if method is None:
+                continue
             start = time.perf_counter()
             if method == best:
                 trainer.denoiser.load_state_dict(best_weights, strict=False)
@@ -244,11 +247,22 @@ def _save_sheet(path: Path, pictures: Tensor) -> None:
     Image.fromarray(row.contiguous().numpy()).save(path)
 
 
-def opened(out: Path, fresh: dict[str, Any], resume: bool) -> dict[str, Any]:
-    """The results to be continued, or `fresh`. Raises UserError where they do not fit."""
+def opened(
+    arguments: argparse.Namespace, experiment: str, config: Config, images: int
+) -> dict[str, Any]:
+    """The results to be continued, or new ones. Raises UserError where they do not fit."""
+    out: Path = arguments.out
+    fresh = {
+        "experiment": experiment,
+        "config": dataclasses.asdict(config),
+        "models": model_hashes(arguments.world),
+        "images_per_prompt": images,
+        "sessions": [],
+        "records": [],
+    }
     if not out.exists():
         return fresh
-    if not resume:
+    if not arguments.resume:
         raise UserError(f"--out {out}: exists; --resume completes it, or name another file")
     stored = json.loads(out.read_text(encoding="utf-8"))
     for key in ("config", "models", "images_per_prompt"):
@@ -264,15 +278,7 @@ def run(arguments: argparse.Namespace) -> str:
         raise UserError("--seeds and --images must be at least 1")
     world = World.load(arguments.world, config)
     names = chosen_subjects(list(subject_table(world.folder)), arguments.subjects)
-    fresh = {
-        "experiment": "learning",
-        "config": dataclasses.asdict(config),
-        "models": model_hashes(world.folder),
-        "images_per_prompt": arguments.images,
-        "sessions": [],
-        "records": [],
-    }
-    results = opened(arguments.out, fresh, arguments.resume)
+    results = opened(arguments, "learning", config, arguments.images)
     session = provenance(str(world.backbone.device)) | {"seconds": 0.0, "records": 0}
     done = {(r["subject"], r["seed"], r["method"]) for r in results["records"]}
     start = time.perf_counter()

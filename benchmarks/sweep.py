@@ -15,7 +15,6 @@ is missing.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import sys
 import time
@@ -26,7 +25,7 @@ from typing import Any
 from benchmarks.command import finish, make_parser
 from benchmarks.learning import Case, World, opened, rounded
 from benchmarks.provenance import machine_line, provenance, write_json, write_text
-from benchmarks.world import WORLD, model_hashes, subject_table
+from benchmarks.world import WORLD, subject_table
 from rpo.config import load_config
 from rpo.errors import UserError
 
@@ -45,15 +44,7 @@ def run(arguments: argparse.Namespace) -> str:
         for case in arguments.case
     }
     world = World.load(arguments.world, common)
-    fresh = {
-        "experiment": "sweep",
-        "config": dataclasses.asdict(common),
-        "models": model_hashes(world.folder),
-        "images_per_prompt": 1,
-        "sessions": [],
-        "records": [],
-    }
-    results = opened(arguments.out, fresh, arguments.resume)
+    results = opened(arguments, "sweep", common, 1)
     session = provenance(str(world.backbone.device))
     done = {(r["case"], r["subject"], r["seed"]) for r in results["records"]}
     start = time.perf_counter()
@@ -62,7 +53,7 @@ def run(arguments: argparse.Namespace) -> str:
             for case, config in configs.items():
                 if (case, name, seed) in done:
                     continue
-                for record, _ in Case(world, name, seed, config, 1).trained(None):
+                for record, _ in Case(world, name, seed, config, 1).trained(None, "last", "best"):
                     results["records"].append({"case": case} | rounded(record))
                 if session not in results["sessions"]:
                     results["sessions"].append(session)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,20 @@ def is_adapted(denoiser: nn.Module) -> bool:
     return bool(getattr(denoiser, "peft_config", None))
 
 
-def sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy of the modules that holds the very same parameters and buffers."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+def sharing_copy(module: nn.Module, others: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """A copy of the modules that holds the very same parameters and buffers.
+
+    others: by the id of a tensor, the one that the copy holds in its place.
+    """
+    tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, {**tensors, **(others or {})})
 
 
 def snapshot(module: nn.Module) -> nn.Module:
     """A copy that holds what learns as it is now, on the CPU; what does not learn is shared."""
-    tensors: dict[int, Any] = {id(tensor): tensor for tensor in module.buffers()}
-    for parameter in module.parameters():
-        kept = parameter
-        if parameter.requires_grad:
-            kept = nn.Parameter(parameter.detach().to("cpu", copy=True))
-        tensors[id(parameter)] = kept
-    return copy.deepcopy(module, tensors)
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    kept = {id(p): nn.Parameter(p.detach().to("cpu", copy=True)) for p in learning}
+    return sharing_copy(module, kept)
 
 
 def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> nn.Module:

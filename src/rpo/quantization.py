@@ -28,10 +28,15 @@ def refuse_impossible(config: Config) -> None:
             f"quantize {config.quantize}: quantised weights cannot learn, only an adapter on them "
             "can; add --set training.weights=lora"
         )
+    refuse_absent_bitsandbytes(f"quantize {config.quantize}", "no")
+
+
+def refuse_absent_bitsandbytes(setting: str, otherwise: str) -> None:
+    """Raises UserError where it is not installed; otherwise: the value that does without it."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            f"quantize {config.quantize} is bitsandbytes', which is not installed; "
-            "pip install bitsandbytes, or leave it no"
+            f"{setting} is bitsandbytes', which is not installed; "
+            f"pip install bitsandbytes, or leave it {otherwise}"
         )
 
 

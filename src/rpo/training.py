@@ -6,9 +6,7 @@ never from a running generator, so a resumed run repeats exactly what an uninter
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +21,7 @@ from rpo.errors import UserError
 from rpo.events import Event, Notice, StepDone, Stopped, Validated
 from rpo.losses import improvement, preference_loss, similarity_loss
 from rpo.preparation import TrainingData
+from rpo.quantization import refuse_absent_bitsandbytes
 from rpo.reward import draw_labels
 from rpo.seeds import make_generator
 from rpo.stopping import KeepBest
@@ -73,11 +72,8 @@ def make_optimizer(
 
 def refuse_absent_optimizer(settings: TrainingConfig) -> None:
     """Raises UserError where the optimiser is another package's, and that is not installed."""
-    if settings.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            "training.optimizer adamw8bit is bitsandbytes', which is not installed; "
-            "pip install bitsandbytes, or leave it adamw"
-        )
+    if settings.optimizer == "adamw8bit":
+        refuse_absent_bitsandbytes("training.optimizer adamw8bit", "adamw")
 
 
 class Trainer:
@@ -107,7 +103,7 @@ class Trainer:
         self.step = 0
         self.report_every = 1 if backbone.device.type == "cpu" else REPORT_EVERY
         self._computed: dict[int, Tensor] = {}  # by step, the figures that are not yet asked for
-        self._reports: deque[StepDone] = deque()  # and those that nobody has seen yet
+        self._reports: dict[int, StepDone] = {}  # and those that nobody has seen yet
         self._validated = -1  # the step of the last validation
         self._patience_out = False
 
@@ -116,14 +112,14 @@ class Trainer:
 
         Validates before the first step, after every `validation.every` and after the last one.
         Whenever an event arrives, `state_dict` may be taken; on a GPU it may be some steps ahead of
-        the last StepDone (`unreported`). Raises UserError when the loss is no longer finite; the
-        state is then worth nothing.
+        the last StepDone (`unreported`). Raises UserError when the loss is no longer finite, before
+        the weights follow it; on a GPU some steps may have done so already.
         """
         last, every = self.config.training.steps, self.config.validation.every
         while True:
             due = self.step % every == 0 or self.step == last
             paused = until is not None and self.step >= until
-            if due or paused or self._patience_out or len(self._computed) >= self.report_every:
+            if due or paused or self._patience_out or self._reports:
                 yield from self._report()
             if due and self._validated < self.step:
                 yield from self._validate()
@@ -141,20 +137,24 @@ class Trainer:
         return list(self._report())
 
     def _report(self) -> Iterator[StepDone]:
-        """Waits for the device, and yields the events of the steps since the last report."""
-        if self._computed:
-            steps, rows = list(self._computed), torch.stack(list(self._computed.values())).tolist()
-            self._computed.clear()
-            for step, row in zip(steps, rows, strict=True):
-                event = StepDone(step, *row)
-                self._refuse_non_finite("loss", event.loss, step)
-                # The scaler leaves out a step whose scaled gradient overflowed, and lowers its
-                # scale.
-                if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
-                    self._refuse_non_finite("gradient", event.grad_norm, step)
-                self._reports.append(event)
+        """The events of the steps since the last report."""
+        self._ask()
         while self._reports:
-            yield self._reports.popleft()
+            yield self._reports.pop(min(self._reports))
+
+    def _ask(self) -> None:
+        """Waits for the device. Raises UserError where what it computed is not finite."""
+        if not self._computed:
+            return
+        steps, rows = list(self._computed), torch.stack(list(self._computed.values())).tolist()
+        self._computed.clear()
+        for step, row in zip(steps, rows, strict=True):
+            event = StepDone(step, *row)
+            self._refuse_non_finite("loss", event.loss, step)
+            # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
+            if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+                self._refuse_non_finite("gradient", event.grad_norm, step)
+            self._reports[step] = event
 
     def _validate(self) -> Iterator[Event]:
         self.optimizer.zero_grad()  # so that drawing has their memory
@@ -209,7 +209,7 @@ class Trainer:
         return tensor.to(self.backbone.device)
 
     def _advance(self) -> None:
-        """One gradient step. Nothing in it waits for the device, but for fp16's scaler."""
+        """One gradient step. It waits for the device only to `_ask`, or for fp16's scaler."""
         settings, pairs = self.config.training, self._draw(self.step)
         terms = torch.zeros(4, device=self.backbone.device)  # means over the step's batches
         for number, batch in enumerate(pairs.split(settings.batch_size)):
@@ -222,12 +222,15 @@ class Trainer:
             terms += torch.stack([batch_loss.detach(), *parts]) / settings.accumulate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
+        figures = torch.cat([terms, torch.stack([norm, pairs.labels.mean()])])
+        self._computed[self.step + 1] = figures
+        if len(self._computed) >= self.report_every:
+            self._ask()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.backbone.device.type != "cpu":
             self.optimizer.zero_grad()  # so that the next forward pass has their memory
         self.step += 1
-        self._computed[self.step] = torch.cat([terms, torch.stack([norm, pairs.labels.mean()])])
 
     def _advance_within_memory(self) -> Iterator[Event]:
         """A step; once, if the memory is exhausted, again with gradient checkpointing."""
