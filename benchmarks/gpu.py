@@ -43,15 +43,15 @@ from benchmarks.speed import (
     measure_job,
     placeholder_data,
 )
-from rpo.backbone import FLOATS, Backbone, resolve_device
 from rpo.config import Config, changed, load_config
-from rpo.encoders import load_encoder
+from rpo.data.prompts import Prompt, load_prompt_set
+from rpo.data.subject import Subject
 from rpo.errors import UserError
-from rpo.prompts import Prompt, load_prompt_set
+from rpo.models.backbone import FLOATS, Backbone, resolve_device
+from rpo.models.encoders import load_encoder
 from rpo.quiet import quiet
-from rpo.reward import AlignmentReward
-from rpo.subject import Subject
-from rpo.training import Trainer
+from rpo.rewards.alignment import AlignmentReward
+from rpo.training.loop import Trainer
 
 FRUGAL = ("training.weights=lora", "training.checkpointing=true", "offload=true")
 

@@ -57,9 +57,8 @@ from benchmarks.world import (
     model_hashes,
     subject_table,
 )
-from rpo.backbone import Backbone
 from rpo.config import Config, load_config
-from rpo.encoders import Encoder, load_encoder
+from rpo.data.prompts import Prompt, PromptSet, load_prompt_set
 from rpo.errors import UserError
 from rpo.evaluation.metrics import (
     harmonic_reward,
@@ -68,14 +67,15 @@ from rpo.evaluation.metrics import (
     text_similarity,
 )
 from rpo.events import Labelled, Prepared, StepDone, Validated
-from rpo.models import resolve_model
-from rpo.preparation import TrainingData, prepare
-from rpo.prompts import Prompt, PromptSet, load_prompt_set
-from rpo.reward import AlignmentReward
-from rpo.sampling import sample, to_uint8
+from rpo.methods.preparation import TrainingData, prepare
+from rpo.models.backbone import Backbone
+from rpo.models.encoders import Encoder, load_encoder
+from rpo.models.resolve import resolve_model
+from rpo.models.sampling import sample, to_uint8
+from rpo.rewards.alignment import AlignmentReward
 from rpo.seeds import derive_seed
-from rpo.training import Trainer
-from rpo.validation import Validator
+from rpo.training.loop import Trainer
+from rpo.training.validation import Validator
 
 LAMBDA = 0.5
 # What each training gives: its weight of L_pref, and the methods of its last and best step.

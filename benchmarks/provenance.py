@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rpo.environment import hardware, versions
+from rpo.runs.environment import hardware, versions
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import (
     EfficientNetImageProcessorPil,
 )
 
-from rpo.architectures import Architecture, Part, load_architecture
-from rpo.backbones import FAMILIES
-from rpo.loading import pipeline_class
+from rpo.models.families import FAMILIES
+from rpo.models.loading import pipeline_class
+from rpo.planning.architectures import Architecture, Part, load_architecture
 from rpo.quiet import quiet
 
 LETTERS = [chr(code) for code in range(33, 127)]
@@ -88,7 +88,7 @@ _TINY_REWARD = {
 
 
 def shape_of(name: str) -> Architecture:
-    """One of `rpo.architectures.BUILT_IN`, or "tiny": Stable Diffusion 1.5 with small layers."""
+    """One of `rpo.planning.architectures.BUILT_IN`; "tiny" is SD 1.5 with small layers."""
     if name != "tiny":
         return load_architecture(name)
     shape = load_architecture("sd15")

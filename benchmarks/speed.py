@@ -36,19 +36,19 @@ from torch import Tensor, nn
 from benchmarks.command import finish, make_parser
 from benchmarks.provenance import machine_line, provenance, write_json
 from benchmarks.world import WORLD, load_subject, model_hashes, subject_table
-from rpo.backbone import Backbone, quiet
-from rpo.conditions import Conditions
 from rpo.config import Config, load_config
+from rpo.data.prompts import Prompt, load_prompt_set
+from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import Prepared, StepDone, Validated
-from rpo.job import PhaseDone, iterate
-from rpo.preparation import TrainingData
-from rpo.prompts import Prompt, load_prompt_set
-from rpo.reward import Scores
-from rpo.sampling import initial_noise, make_solver, sample
+from rpo.methods.preparation import TrainingData
+from rpo.models.backbone import Backbone, quiet
+from rpo.models.conditions import Conditions
+from rpo.models.sampling import initial_noise, make_solver, sample
+from rpo.rewards.harmonic import Scores
+from rpo.runs.job import PhaseDone, iterate
 from rpo.seeds import derive_seed
-from rpo.subject import Subject
-from rpo.training import Trainer
+from rpo.training.loop import Trainer
 
 
 def measure_job(

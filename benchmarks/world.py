@@ -7,9 +7,9 @@ from pathlib import Path
 
 import rpo
 from rpo.config import tomllib
-from rpo.environment import model_files
+from rpo.data.subject import Subject
 from rpo.errors import UserError
-from rpo.subject import Subject
+from rpo.runs.environment import model_files
 
 WORLD = Path(rpo.__file__).parent / "assets" / "emojiland"
 MODELS = ("pipeline", "reward", "judge-clip", "judge-dino")

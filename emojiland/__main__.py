@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import (
@@ -41,13 +42,14 @@ STEPS = {
 }
 
 
-def _models(work: Path, steps: dict[str, int], only: str | None):
+def _models(work: Path, steps: dict[str, int], only: str | None, start: Path | None):
     """Trains (or resumes, or just loads) every model, in the order they need each other."""
     artwork = work / "artwork"
     download(artwork)
     pool = load_pool(artwork, work, SCENES, seed=1)
     tokenizer = make_tokenizer(work / "tokenizer")
-    vae = autoencoder.train(pool, work, steps["autoencoder"])
+    before = StableDiffusionPipeline.from_pretrained(start, safety_checker=None) if start else None
+    vae = autoencoder.train(pool, work, steps["autoencoder"], before and before.vae)
     latents, scale = autoencoder.latents(vae, pool, work / "latents.npy")
     wanted = [only] if only else list(steps)
     models: dict[str, torch.nn.Module] = {"autoencoder": vae}
@@ -56,7 +58,13 @@ def _models(work: Path, steps: dict[str, int], only: str | None):
             models[name] = encoders.train(name, pool, tokenizer, work, artwork, steps[name])
     if "diffusion" in wanted:
         models["diffusion"] = diffusion.train(
-            pool, latents, scale, tokenizer, work, steps["diffusion"]
+            pool,
+            latents,
+            scale,
+            tokenizer,
+            work,
+            steps["diffusion"],
+            before and torch.nn.ModuleDict({"unet": before.unet, "text": before.text_encoder}),
         )
     return models, tokenizer, scale
 
@@ -115,6 +123,9 @@ def main() -> None:
         "--only", choices=list(STEPS), help="train this model alone (and what it needs)"
     )
     parser.add_argument("--steps", type=int, help="gradient steps of the --only model")
+    parser.add_argument(
+        "--start", type=Path, help="a pipeline whose weights autoencoder and diffusion begin from"
+    )
     args = parser.parse_args()
     work = args.work.expanduser()
     steps = dict(STEPS)
@@ -122,7 +133,7 @@ def main() -> None:
         steps[args.only] = args.steps
     began = time.monotonic()
     if args.action in ("build", "train", "export"):
-        models, tokenizer, scale = _models(work, steps, args.only)
+        models, tokenizer, scale = _models(work, steps, args.only, args.start)
         if args.action != "train":
             export(models, tokenizer, scale, work)
     if args.action in ("build", "evaluate"):

@@ -10,7 +10,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from emojiland.autoencoder import CHANNELS
 from emojiland.fit import device, fit
+from emojiland.growing import grow
 from emojiland.pool import Pool
 from emojiland.scenes import FILLERS
 from emojiland.words import MAX_LENGTH
@@ -52,8 +54,8 @@ def new_text_encoder(vocabulary: int) -> CLIPTextModel:
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=16,
-        out_channels=16,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         block_out_channels=(128, 192),
         layers_per_block=1,
         cross_attention_dim=128,
@@ -80,9 +82,18 @@ def train(
     tokenizer: CLIPTokenizer,
     work: Path,
     steps: int,
+    start: nn.ModuleDict | None = None,
     batch: int = 64,
 ) -> nn.ModuleDict:
-    model = build(tokenizer).to(device())
+    """start: a model of latents with as many or fewer channels, whose weights it begins from."""
+    model = build(tokenizer)
+    if start is not None:
+        grow(model, start)
+        with torch.no_grad():  # v of a new channel: nothing is known of it yet
+            narrow = start["unet"].conv_out.out_channels
+            model["unet"].conv_out.weight[narrow:] = 0
+            model["unet"].conv_out.bias[narrow:] = 0
+    model = model.to(device())
     schedule = new_scheduler()
     odds = np.array([DRESSED if look.outfit else 1.0 for look in pool.looks])
     upto = np.cumsum(odds / odds.sum())

@@ -20,10 +20,10 @@ from emojiland.figures import OUTFITS, TINTS
 from emojiland.pool import Pool
 from emojiland.scenes import Look, instance, random_look
 from emojiland.subjects import SUBJECTS
-from rpo.backbone import Backbone
-from rpo.encoders import Encoder, load_encoder
-from rpo.presets import PRESETS
-from rpo.sampling import sample
+from rpo.config.presets import PRESETS
+from rpo.models.backbone import Backbone
+from rpo.models.encoders import Encoder, load_encoder
+from rpo.models.sampling import sample
 
 _DRAWING = PRESETS["emojiland"]["sampling"]  # as its users draw
 STEPS, GUIDANCE = _DRAWING["steps"], _DRAWING["guidance_scale"]

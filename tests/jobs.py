@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 from tiny import TOKENS, save_tiny, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
-from rpo import cli, job
-from rpo.subject import Subject
+from rpo.cli import commands as cli
+from rpo.data.subject import Subject
+from rpo.runs import job
 
 PROMPTS = """
 [training]

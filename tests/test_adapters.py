@@ -16,12 +16,12 @@ from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 
 import rpo
-from rpo.adapters import NAME, adapted, is_adapted
-from rpo.backbone import Backbone
 from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
 from rpo.events import StepDone
-from rpo.lora_names import ADAPTER_FILE
+from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.learners.adapters import NAME, adapted, is_adapted
+from rpo.models.backbone import Backbone
 from rpo.quiet import quiet
 
 KINDS = ["epsilon", "v_prediction", "sdxl", "sd3", "flux-dev"]

@@ -23,9 +23,9 @@ from tiny import (
 )
 from torch import nn
 
-from rpo.backbone import Backbone
-from rpo.conditions import Conditions
 from rpo.errors import UserError
+from rpo.models.backbone import Backbone
+from rpo.models.conditions import Conditions
 from rpo.quiet import quiet
 
 PREDICTIONS = ("epsilon", "v_prediction")

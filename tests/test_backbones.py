@@ -20,13 +20,13 @@ from tiny import KINDS, LATENT_SHAPE, RESOLUTION, TOKENS, tiny_backbone, tiny_pi
 from torch import Tensor
 
 import rpo
-from rpo.backbone import Backbone
-from rpo.backbones.flux import pack, positions, unpack
 from rpo.errors import UserError
-from rpo.preparation import TrainingData
+from rpo.methods.preparation import TrainingData
+from rpo.models.backbone import Backbone
+from rpo.models.families.flux import pack, positions, unpack
+from rpo.models.sampling import FLOW_SOLVER, initial_noise, make_solver, sample
 from rpo.quiet import quiet
-from rpo.run import RunFolder
-from rpo.sampling import FLOW_SOLVER, initial_noise, make_solver, sample
+from rpo.runs.folder import RunFolder
 
 SDXL = ["sdxl", "sdxl-encoding-the-empty-prompt"]
 FLOWS = ["sd3", "sd3-without-t5", "flux-dev", "flux-schnell"]

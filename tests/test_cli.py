@@ -23,12 +23,15 @@ from jobs import (
 from PIL import Image
 
 import rpo
-from rpo import bundled, cli, console, models
+from rpo.cli import commands as cli
+from rpo.cli import console
 from rpo.config import SETTINGS
+from rpo.config.presets import PRESETS
+from rpo.data import bundled
 from rpo.errors import UserError
 from rpo.events import Progress, StepDone, Validated
-from rpo.presets import PRESETS
-from rpo.result import load_run
+from rpo.models import resolve as models
+from rpo.runs.result import load_run
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +195,7 @@ def test_demo(
     (assets / "subjects" / "rex").symlink_to(world.photos)
     table = '[rex]\nnoun = "dog"\nkind = "live"\n'
     (assets / "subjects.toml").write_text(table, encoding="utf-8")
-    monkeypatch.setattr(models, "_ASSETS", assets.parent)
+    monkeypatch.setattr(models, "ASSETS", assets.parent)
     monkeypatch.setattr(bundled, "_FOLDER", assets)
 
     assert bundled.bundled_names() == ("rex",)
@@ -268,7 +271,7 @@ def test_generate_looks_at_the_folder_before_it_draws(
     def draw(*_: Any, **__: Any) -> None:
         raise AssertionError("drew")
 
-    monkeypatch.setattr("rpo.sampling.sample", draw)
+    monkeypatch.setattr("rpo.models.sampling.sample", draw)
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "pictures", tmp_path / "file", "~nobody-of-that-name/x"):
         assert cli.run(["generate", str(done), "a [V] dog", "--out", str(out)]) == cli.WRONG_INPUT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rpo.conditions import Conditions
+from rpo.models.conditions import Conditions
 
 TOKENS, POOLED = torch.arange(24.0).view(4, 3, 2), torch.arange(20.0).view(4, 5)
 

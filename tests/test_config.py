@@ -23,8 +23,8 @@ from rpo.config import (
     value_of,
     values_of,
 )
+from rpo.config.presets import PRESET_HELP, PRESETS
 from rpo.errors import UserError
-from rpo.presets import PRESET_HELP, PRESETS
 
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {

@@ -8,9 +8,9 @@ from typing import get_args, get_type_hints
 import pytest
 from PIL import Image, ImageChops, ImageFont
 
-from rpo import contact_sheet as module
-from rpo.contact_sheet import contact_sheet
-from rpo.subject import PhotoCheck, check_folder
+from rpo.data import contact_sheet as module
+from rpo.data.contact_sheet import contact_sheet
+from rpo.data.subject import PhotoCheck, check_folder
 
 GREEN, BLUE = (0, 255, 0), (0, 0, 255)
 

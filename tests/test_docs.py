@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rpo.config import SETTINGS
-from rpo.presets import PRESETS
-from rpo.prompts import load_prompt_set
+from rpo.config.presets import PRESETS
+from rpo.data.prompts import load_prompt_set
 
 ROOT = Path(__file__).parent.parent
 METHOD = ROOT / "docs" / "method.md"
@@ -106,14 +106,14 @@ def test_every_place_named_exists(page: Path) -> None:
 def test_the_method_page_names_places() -> None:
     """Guards the pattern above: a page written another way would pass unread."""
     places = PLACE.findall(METHOD.read_text(encoding="utf-8"))
-    assert ("src/rpo/reward.py", "harmonic_mean") in places
-    assert ("src/rpo/losses.py", "preference_loss") in places
+    assert ("src/rpo/rewards/harmonic.py", "harmonic_mean") in places
+    assert ("src/rpo/methods/losses.py", "preference_loss") in places
     assert len(places) > 40
 
 
 def test_a_wrong_place_is_noticed() -> None:
-    assert missing_in_module("src/rpo/reward.py", "geometric_mean")
-    assert missing_in_module("src/rpo/training.py", "Trainer.walk")
+    assert missing_in_module("src/rpo/rewards/alignment.py", "geometric_mean")
+    assert missing_in_module("src/rpo/training/loop.py", "Trainer.walk")
     assert not missing_in_module("src/rpo/events.py", "Labelled.flip_rate")
     assert missing_in_source("emojiland/scenes.py", "Look.painter")
     assert not missing_in_source("emojiland/scenes.py", "Look.caption")

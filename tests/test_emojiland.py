@@ -16,10 +16,10 @@ from emojiland.art import CLASS_ICONS
 from emojiland.fit import fit, learning_rate
 from emojiland.scenes import Look
 from emojiland.words import IDENTIFIER, make_tokenizer
-from rpo.backbone import Backbone
 from rpo.config import tomllib
-from rpo.encoders import load_encoder
-from rpo.prompts import load_prompt_set
+from rpo.data.prompts import load_prompt_set
+from rpo.models.backbone import Backbone
+from rpo.models.encoders import load_encoder
 
 ASSETS = Path(__file__).parent.parent / "src/rpo/assets/emojiland"
 KINDS = ("live", "object")

@@ -28,8 +28,8 @@ from transformers import (
     ViTModel,
 )
 
-from rpo.encoders import BATCH_SIZE, Encoder, load_encoder
 from rpo.errors import UserError
+from rpo.models.encoders import BATCH_SIZE, Encoder, load_encoder
 
 SIZE = 16
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -363,7 +363,7 @@ def test_missing_weights_are_not_left_random(tmp_path: Path) -> None:
 def test_only_folders_are_taken_and_nothing_is_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpo.encoders.AutoConfig", None)  # using it would be another error
+    monkeypatch.setattr("rpo.models.encoders.AutoConfig", None)  # using it would be another error
     for folder in (tmp_path / "nowhere", "./nowhere", "org/model"):
         with pytest.raises(UserError, match="no such model folder"):
             load_encoder(folder)

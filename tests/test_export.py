@@ -28,18 +28,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import RESOLUTION, save_tiny, tiny_pipeline
 
-from rpo import cli
-from rpo.backbone import Backbone
+from rpo.cli import commands as cli
 from rpo.config import FLOW_SOLVER, load_config
-from rpo.environment import model_files
 from rpo.errors import UserError
-from rpo.export import DTYPES, check_push, export, push
-from rpo.lora_file import read_adapter
-from rpo.lora_names import ADAPTER_FILE, place_of
+from rpo.exports.export import DTYPES, check_push, export, push
+from rpo.exports.lora_file import read_adapter
+from rpo.exports.lora_names import ADAPTER_FILE, place_of
+from rpo.models.backbone import Backbone
+from rpo.models.sampling import sample
 from rpo.quiet import quiet
-from rpo.result import Run, load_run
-from rpo.run import BEST_CARD, RunFolder
-from rpo.sampling import sample
+from rpo.runs.environment import model_files
+from rpo.runs.folder import BEST_CARD, RunFolder
+from rpo.runs.result import Run, load_run
 
 PROMPT = "a photo of [V] dog"
 RANK, ALPHA = 2, 3
@@ -417,7 +417,7 @@ def test_metadata(
 
 
 def test_published_shapes_have_kohyas_versions(tmp_path: Path) -> None:
-    from rpo.model_card import Base
+    from rpo.exports.model_card import Base
 
     def version(width: int, prediction: str = "epsilon") -> str | None:
         config, scheduler = {"cross_attention_dim": width}, {"prediction_type": prediction}
@@ -467,7 +467,7 @@ def test_a_base_of_the_hub_is_named(
     run = copied(adapter("sdxl"), tmp_path)
     place = Path(run.config.model)
     run.config = load_config(None, None, ["noun=dog"], model="org/xl")
-    monkeypatch.setattr("rpo.models.resolve_model", lambda name: place)
+    monkeypatch.setattr("rpo.models.resolve.resolve_model", lambda name: place)
     front = metadata_load(export(run, "lora") / "README.md")
     assert front is not None
     assert (front["base_model"], front["base_model_relation"]) == ("org/xl", "adapter")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpo.footprint import Footprint, footprint, module_bytes, recomputing
+from rpo.planning.footprint import Footprint, footprint, module_bytes, recomputing
 
 FLOAT, HALF = 4, 2  # bytes
 

@@ -26,14 +26,16 @@ from jobs import (
 from safetensors.torch import load_file
 
 import rpo
-from rpo import cli, console, job
+from rpo.cli import commands as cli
+from rpo.cli import console
+from rpo.cli.signals import StopOnSignal
 from rpo.config import Config, load_config
+from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import Labelled, Prepared, Progress, StepDone, Validated
-from rpo.result import drawing, load_run
-from rpo.signals import StopOnSignal
-from rpo.stopping import KeepBest
-from rpo.subject import Subject
+from rpo.runs import job
+from rpo.runs.result import drawing, load_run
+from rpo.training.stopping import KeepBest
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +424,7 @@ def test_second_signal_stops_at_once() -> None:
 def test_a_failed_run_is_recorded_and_reported(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from rpo import training
+    from rpo.training import loop as training
 
     advance = training.Trainer._advance
 
@@ -460,7 +462,7 @@ def test_a_failed_run_is_recorded_and_reported(
     ],
     ids=["cuda", "mps", "cpu", "python"],
 )
-@pytest.mark.parametrize("place", ["rpo.job._Job._load", "rpo.pictures.sample"])
+@pytest.mark.parametrize("place", ["rpo.runs.job._Job._load", "rpo.models.pictures.sample"])
 def test_exhausted_memory_is_one_line_with_the_remedy(
     world: World,
     tmp_path: Path,
@@ -488,6 +490,6 @@ def test_another_runtime_error_is_not_hidden(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("rpo.job._Job._load", fail)
+    monkeypatch.setattr("rpo.runs.job._Job._load", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.run(["train", str(world.photos), *world.flags(), "-q", "--out", str(tmp_path / "run")])

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from tiny import tiny_backbone
 from torch import Tensor
 
-from rpo import keeping
-from rpo.adapters import snapshot
-from rpo.background import Background
 from rpo.config import load_config
 from rpo.errors import UserError
 from rpo.events import Validated
-from rpo.keeping import Keeper
-from rpo.run import RunFolder
-from rpo.stopping import KeepBest
+from rpo.learners.adapters import snapshot
+from rpo.runs import keeping
+from rpo.runs.background import Background
+from rpo.runs.folder import RunFolder
+from rpo.runs.keeping import Keeper
+from rpo.training.stopping import KeepBest
 
 BEST = Validated(40, 0.5, 0.5, 0.5, True, torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ("a dog",))
 

@@ -18,11 +18,11 @@ from test_backbone import change_json
 from tiny import RESOLUTION, save_tiny, tiny_backbone, tiny_pipeline
 
 import rpo
-from rpo.backbone import Backbone
 from rpo.errors import UserError
-from rpo.loading import load_pipeline
+from rpo.models.backbone import Backbone
+from rpo.models.loading import load_pipeline
+from rpo.models.sampling import initial_noise, sample
 from rpo.quiet import quiet
-from rpo.sampling import initial_noise, sample
 
 FILES = ["epsilon", "v_prediction", "sdxl", "sd3", "sd3-without-t5"]
 

@@ -22,8 +22,8 @@ from diffusers.loaders.lora_conversion_utils import (
 from torch import nn
 
 from rpo.errors import UserError
-from rpo.lora_file import Adapter, Layer
-from rpo.lora_names import Place, kohya_key, place_of
+from rpo.exports.lora_file import Adapter, Layer
+from rpo.exports.lora_names import Place, kohya_key, place_of
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 SD3, FLUX = "StableDiffusion3Pipeline", "FluxPipeline"

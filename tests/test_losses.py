@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from rpo.losses import improvement, preference_loss, similarity_loss
+from rpo.methods.losses import improvement, preference_loss, similarity_loss
 
 
 def test_similarity_loss_is_the_batch_mean() -> None:

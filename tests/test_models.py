@@ -9,9 +9,9 @@ import torch
 from original import save_original, small_files
 from tiny import save_tiny, tiny_pipeline
 
-from rpo import models
 from rpo.errors import UserError
-from rpo.models import (
+from rpo.models import resolve as models
+from rpo.models.resolve import (
     InstalledModel,
     base_preset,
     configurations,
@@ -20,7 +20,7 @@ from rpo.models import (
     resolve_model,
     resolve_models,
 )
-from rpo.single_file import recognise
+from rpo.models.single_file import recognise
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -56,7 +56,7 @@ def make_encoder(folder: Path, model_type: str = "align") -> Path:
 def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty place for the embedded models, so that no test needs those that are shipped."""
     folder = tmp_path / "assets"
-    monkeypatch.setattr(models, "_ASSETS", folder)
+    monkeypatch.setattr(models, "ASSETS", folder)
     return folder
 
 

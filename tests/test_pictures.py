@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny import tiny_backbone
 
-from rpo import pictures
 from rpo.config import SamplingConfig
 from rpo.events import Notice, Progress
-from rpo.sampling import sample
+from rpo.models import pictures
+from rpo.models.sampling import sample
 
 PROMPTS = [f"a [V] dog {k}" for k in range(7)]
 

@@ -15,16 +15,24 @@ from jobs import World, make_world
 from original import save_original
 from tiny import save_tiny, tiny_pipeline
 
-from rpo import cli
-from rpo.architectures import BUILT_IN, load_architecture
-from rpo.backbone import Backbone
+from rpo.cli import commands as cli
 from rpo.config import load_config
 from rpo.errors import UserError
-from rpo.estimate import OVERHEAD, Choice, Estimator, Phase, moment_bytes
-from rpo.footprint import parameter_count
-from rpo.models import resolve_model
-from rpo.plan import SACRIFICES, command, make_plan
-from rpo.rates import CARDS, EFFICIENCY, Rate, card_of_memory, find_card, measured_rate, rate_of
+from rpo.models.backbone import Backbone
+from rpo.models.resolve import resolve_model
+from rpo.planning.architectures import BUILT_IN, load_architecture
+from rpo.planning.estimate import OVERHEAD, Choice, Estimator, Phase, moment_bytes
+from rpo.planning.footprint import parameter_count
+from rpo.planning.plan import SACRIFICES, command, make_plan
+from rpo.planning.rates import (
+    CARDS,
+    EFFICIENCY,
+    Rate,
+    card_of_memory,
+    find_card,
+    measured_rate,
+    rate_of,
+)
 
 RATE = Rate(1e12, 2e12, "as in a test")
 

@@ -11,16 +11,16 @@ import torch
 from tiny import RESOLUTION, tiny_backbone
 from torch import Tensor
 
-from rpo.backbone import Backbone
 from rpo.config import Config, RewardConfig, SamplingConfig, TrainingConfig, ValidationConfig
+from rpo.data.prompts import Prompt
 from rpo.events import Labelled, Prepared, Progress, Validated
-from rpo.preparation import prepare
-from rpo.prompts import Prompt
-from rpo.reward import AlignmentReward
-from rpo.sampling import sample
+from rpo.methods.preparation import prepare
+from rpo.models.backbone import Backbone
+from rpo.models.sampling import sample
+from rpo.rewards.alignment import AlignmentReward
 from rpo.seeds import derive_seed
-from rpo.training import Trainer
-from rpo.validation import Validator
+from rpo.training.loop import Trainer
+from rpo.training.validation import Validator
 
 PHOTOS = 3
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rpo.data.prompts import KINDS, SPLITS, Prompt, PromptSet, load_prompt_set
 from rpo.errors import UserError
-from rpo.prompts import KINDS, SPLITS, Prompt, PromptSet, load_prompt_set
 
 # SHA-256 of the 25 templates joined by newlines, taken from DreamBench's own
 # prompts_and_classes.txt with "{0} {1}" replaced by "{}".

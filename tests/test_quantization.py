@@ -13,10 +13,10 @@ from tiny import RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 
 import rpo
-from rpo.backbone import Backbone
 from rpo.config import Config, load_config
 from rpo.errors import UserError
-from rpo.quantization import quantize, quantized_layers, refuse_impossible, saved_bytes
+from rpo.models.backbone import Backbone
+from rpo.models.quantization import quantize, quantized_layers, refuse_impossible, saved_bytes
 
 pytest.importorskip("bitsandbytes")
 KINDS = ("sdxl", "sd3", "flux-dev")

@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import transformers
 
-from rpo import encoders
+from rpo.models import encoders
 from rpo.quiet import quiet
 
 LOGS = [library.utils.logging for library in (diffusers, transformers)]
@@ -76,6 +76,6 @@ def test_the_encoders_use_it() -> None:
 
 
 def test_importing_the_engine_says_nothing() -> None:
-    command = [sys.executable, "-c", "import rpo.backbone, rpo.encoders"]
+    command = [sys.executable, "-c", "import rpo.models.backbone, rpo.models.encoders"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")

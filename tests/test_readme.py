@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rpo import bundled, cli
+from rpo.about import ASSETS
+from rpo.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,9 +36,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with photos/, and a hub cache in which nothing lies."""
-    shutil.copytree(
-        Path(bundled.__file__).parent / "assets/emojiland/subjects/dog", tmp_path / "photos"
-    )
+    shutil.copytree(ASSETS / "emojiland/subjects/dog", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     return tmp_path

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpo.chart import reward_curve, ticks, whole_ticks
 from rpo.config import load_config
-from rpo.page import duration
-from rpo.presets import PRESETS
-from rpo.report import render_report
-from rpo.result import Validation
-from rpo.run import RunFolder
+from rpo.config.presets import PRESETS
+from rpo.report.chart import reward_curve, ticks, whole_ticks
+from rpo.report.page import duration
+from rpo.report.report import render_report
+from rpo.runs.folder import RunFolder
+from rpo.runs.result import Validation
 
 PROMPTS = ["a [V] dog <at> sea", "a blue [V] dog"]
 ENVIRONMENT = {

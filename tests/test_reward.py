@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rpo.encoders import Encoder
 from rpo.errors import UserError
-from rpo.reward import (
+from rpo.models.encoders import Encoder
+from rpo.rewards.alignment import AlignmentReward
+from rpo.rewards.harmonic import (
     MEANS,
-    AlignmentReward,
     Scores,
     arithmetic_mean,
     draw_labels,

@@ -13,14 +13,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from rpo.checkpoint import load_state, save_state
 from rpo.config import Config
-from rpo.environment import file_hash, model_files
 from rpo.errors import UserError
 from rpo.events import StepDone, Validated
-from rpo.meter import Meter
-from rpo.result import load_run
-from rpo.run import (
+from rpo.runs.checkpoint import load_state, save_state
+from rpo.runs.environment import file_hash, model_files
+from rpo.runs.folder import (
     RunFolder,
     check_free,
     check_writable,
@@ -32,6 +30,8 @@ from rpo.run import (
     save_png,
     slug,
 )
+from rpo.runs.meter import Meter
+from rpo.runs.result import load_run
 
 ENVIRONMENT = {"subject": {"photos": [], "folder": "photos"}}
 
@@ -168,7 +168,7 @@ def test_a_full_disk_is_named_with_the_remedy(
 
     folder.save_best(FakePipeline("old").save_pretrained, {"step": 40})
     folder.save_last({"step": 1}, {"step": 1})
-    monkeypatch.setattr("rpo.checkpoint.save_file", full)
+    monkeypatch.setattr("rpo.runs.checkpoint.save_file", full)
     with pytest.raises(UserError, match=r"trainer\.safetensors: the disk is full; .*--resume"):
         folder.save_last({"step": 2}, {"step": 2})
     assert (folder.load_last() or {})["step"] == 1

@@ -7,9 +7,9 @@ import torch
 from tiny import LATENT_SHAPE, tiny_backbone
 from torch import Tensor, nn
 
-from rpo.backbone import Backbone
 from rpo.errors import UserError
-from rpo.sampling import SOLVERS, initial_noise, make_solver, sample, to_uint8
+from rpo.models.backbone import Backbone
+from rpo.models.sampling import SOLVERS, initial_noise, make_solver, sample, to_uint8
 from rpo.seeds import derive_seed
 
 PROMPTS = ["a [V] dog", "a dog on the Moon", "a green dog", "a cat", "a bowl"]

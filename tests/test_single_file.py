@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny import save_tiny, tiny_pipeline
 
 from rpo.errors import UserError
-from rpo.single_file import Checkpoint, recognise
+from rpo.models.single_file import Checkpoint, recognise
 
 FLUX = {  # the names that decide, at tiny sizes: (out, in)
     "double_blocks.0.img_mod.lin.weight": torch.zeros(6, 2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rpo.stopping import Decision, KeepBest
+from rpo.training.stopping import Decision, KeepBest
 
 
 def replay(keeper: KeepBest, rewards: list[float], start: int = 0) -> list[Decision]:

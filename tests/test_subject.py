@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
-from rpo import subject as subject_module
+from rpo.data import subject as subject_module
+from rpo.data.subject import LIVE_NOUNS, PhotoCheck, Subject, check_folder
 from rpo.errors import UserError
-from rpo.subject import LIVE_NOUNS, PhotoCheck, Subject, check_folder
 
 DREAMBENCH = Path(__file__).resolve().parents[2] / "shared" / "dreambench"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -637,7 +637,7 @@ def test_tensor_size_must_be_positive() -> None:
 
 
 def test_importing_the_module_registers_nothing() -> None:
-    code = "import rpo.subject, sys; sys.exit('pillow_heif' in sys.modules)"
+    code = "import rpo.data.subject, sys; sys.exit('pillow_heif' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

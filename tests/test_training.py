@@ -15,14 +15,14 @@ import torch
 from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 
-from rpo.backbone import Backbone
-from rpo.checkpoint import load_state, save_state
 from rpo.config import Config, TrainingConfig, ValidationConfig
 from rpo.errors import UserError
 from rpo.events import Notice, Progress, StepDone, Stopped, Validated
-from rpo.preparation import TrainingData
-from rpo.reward import Scores
-from rpo.training import Trainer, refuse_absent_optimizer
+from rpo.methods.preparation import TrainingData
+from rpo.models.backbone import Backbone
+from rpo.rewards.harmonic import Scores
+from rpo.runs.checkpoint import load_state, save_state
+from rpo.training.loop import Trainer, refuse_absent_optimizer
 
 PHOTOS, PICTURES = 3, 5
 

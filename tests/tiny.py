@@ -27,8 +27,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from rpo.backbone import Backbone
-from rpo.loading import pipeline_class
+from rpo.models.backbone import Backbone
+from rpo.models.loading import pipeline_class
 from rpo.quiet import quiet
 
 StableDiffusionPipeline = pipeline_class("StableDiffusionPipeline")

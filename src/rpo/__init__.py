@@ -20,12 +20,12 @@ from rpo.errors import UserError
 
 if TYPE_CHECKING:
     from rpo.config import Config
-    from rpo.job import iterate, train
-    from rpo.prompts import Prompt
-    from rpo.result import Run, load_run
-    from rpo.subject import Subject
+    from rpo.data.prompts import Prompt
+    from rpo.data.subject import Subject
+    from rpo.runs.job import iterate, train
+    from rpo.runs.result import Run, load_run
 
-__version__ = "0.1.0"
+from rpo.about import __version__
 
 # Where bitsandbytes is installed, it gives its advice for CPUs as soon as peft imports it.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -44,12 +44,12 @@ __all__ = [
 
 _HOMES = {
     "Config": "rpo.config",
-    "Prompt": "rpo.prompts",
-    "Run": "rpo.result",
-    "Subject": "rpo.subject",
-    "iterate": "rpo.job",
-    "load_run": "rpo.result",
-    "train": "rpo.job",
+    "Prompt": "rpo.data.prompts",
+    "Run": "rpo.runs.result",
+    "Subject": "rpo.data.subject",
+    "iterate": "rpo.runs.job",
+    "load_run": "rpo.runs.result",
+    "train": "rpo.runs.job",
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from rpo.preparation import TrainingData
+    from rpo.methods.preparation import TrainingData
 
 
 @dataclass(frozen=True)

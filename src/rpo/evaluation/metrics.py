@@ -1,7 +1,7 @@
 """DINO, CLIP-I, CLIP-T and the λ-harmonic reward on features, and confidence intervals.
 
-Pure functions: the features come from `rpo.encoders`, so nothing here needs a model. The protocol
-is DreamBooth's (arXiv 2208.12242, section 4.1), as the RPO paper uses it.
+Pure functions: the features come from `rpo.models.encoders`, so nothing here needs a model. The
+protocol is DreamBooth's (arXiv 2208.12242, section 4.1), as the RPO paper uses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from rpo.reward import Scores, image_alignment, text_alignment
+from rpo.rewards.harmonic import Scores, image_alignment, text_alignment
 
 
 def subject_similarity(generated: Tensor, photos: Tensor) -> float:

@@ -1,0 +1,40 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rpo.config import SETTINGS
+from rpo.config.presets import PRESET_HELP, PRESETS
+
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Run folder to make.", show_default="runs/NAME-N in this directory"),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Named settings: {'; '.join(f'{name} ({PRESET_HELP[name]})' for name in PRESETS)}.",
+        show_default="by model",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help=SETTINGS["seed"].help)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting, such as training.steps=200; `rpo settings` lists them.",
+    ),
+]
+QuietFlag = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the run folder's path at the end, no more.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")]
+DeviceFlag = Annotated[str | None, typer.Option(help=SETTINGS["device"].help)]
+PhotosArgument = Annotated[
+    Path, typer.Argument(metavar="PHOTOS", help="Folder with 4 to 6 photos of one subject.")
+]

@@ -1,0 +1,51 @@
+"""The settings of a run: what there is, presets, and how files and flags become a `Config`."""
+
+from rpo.config.loading import (
+    changed,
+    default_preset,
+    for_subject,
+    from_toml,
+    given,
+    load_config,
+    to_toml,
+    tomllib,
+    value_of,
+    values_of,
+)
+from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS
+from rpo.config.sections import (
+    FLOW_SOLVER,
+    SETTINGS,
+    TIMESTEPS,
+    Config,
+    LoraConfig,
+    RewardConfig,
+    SamplingConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "BASE_PRESETS",
+    "FLOW_SOLVER",
+    "PRESETS",
+    "PRESET_HELP",
+    "SETTINGS",
+    "TIMESTEPS",
+    "Config",
+    "LoraConfig",
+    "RewardConfig",
+    "SamplingConfig",
+    "TrainingConfig",
+    "ValidationConfig",
+    "changed",
+    "default_preset",
+    "for_subject",
+    "from_toml",
+    "given",
+    "load_config",
+    "to_toml",
+    "tomllib",
+    "value_of",
+    "values_of",
+]

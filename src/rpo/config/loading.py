@@ -1,0 +1,210 @@
+"""From files, flags and presets to a `Config`, and back to TOML."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from rpo.config.presets import BASE_PRESETS, PRESETS
+from rpo.config.sections import SECTIONS, SETTINGS, Config
+from rpo.config.settings import Section, Setting
+from rpo.errors import UserError
+from rpo.models.resolve import base_preset
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def default_preset(model: str) -> str:
+    """The preset that suits `model`, where the user names none."""
+    return base_preset(model)
+
+
+def load_config(
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    base: Config | None = None,
+    **fields: Any,
+) -> Config:
+    """Merge preset < TOML `file` < `fields` < `overrides` ("training.steps=200") over the defaults.
+
+    Without a preset, the one that suits the resulting model is taken (`default_preset`). `fields`
+    are Config's: a section is a mapping of what to change or a whole section object; None means
+    "not given". `base` is a complete Config that stands in the preset's and the file's place.
+    Raises UserError for an unknown preset or setting, with near matches, and for an invalid
+    value, each naming where it came from.
+    """
+    layers = given(preset, file, overrides, base, **fields)
+    if preset not in BASE_PRESETS:
+        suitable = default_preset(layers.get("model", SETTINGS["model"].default))
+        layers = _checked(PRESETS[suitable], f"preset {suitable}") | layers
+    return _build(layers)
+
+
+def given(
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    base: Config | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
+    layers: dict[str, Any] = {}
+    if base is not None:
+        if preset is not None:
+            raise UserError(
+                f"preset {preset!r} and a Config exclude each other, as a Config sets everything; "
+                "give one, or make the Config by load_config(preset)"
+            )
+        layers |= values_of(base)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, PRESETS)}")
+        layers |= _checked(PRESETS[preset], f"preset {preset}")
+    if file is not None:
+        layers |= _checked(_parse_toml(_read(Path(file)), str(file)), str(file))
+    layers |= _checked({name: value for name, value in fields.items() if value is not None})
+    for override in overrides:
+        layers |= _parse_override(override)
+    return layers
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other values for the settings of these dotted names."""
+    return _build({**values_of(config), **values})
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of the setting with that dotted name."""
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """Every setting's value under its dotted name."""
+    return {key: value_of(config, key) for key in SETTINGS}
+
+
+def for_subject(config: Config, noun: str, kind: Literal["live", "object"]) -> Config:
+    """`config` with the subject's noun, and its kind where the settings leave it open.
+
+    Raises UserError where the settings name another noun.
+    """
+    if config.noun and " ".join(config.noun.split()) != noun:
+        raise UserError(
+            f"noun is {config.noun!r} in the settings, but the photos were said to show "
+            f"{noun!r}; give it once, by --noun"
+        )
+    chosen = kind if config.subject_kind == "auto" else config.subject_kind
+    return replace(config, noun=noun, subject_kind=chosen)
+
+
+def to_toml(config: Config) -> str:
+    """Every setting of `config`, commented with its help; `from_toml` gives an equal Config."""
+    lines, section = [], ""
+    for key, setting in SETTINGS.items():
+        *parents, name = key.split(".")
+        if parents and parents[0] != section:
+            section = parents[0]
+            lines += ["", f"# {SECTIONS[section].__doc__}", f"[{section}]"]
+        lines += [f"# {setting.help}", tomli_w.dumps({name: value_of(config, key)}).rstrip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str, source: str = "TOML") -> Config:
+    """The Config that `text` spells out; what it leaves out is the default, without any preset.
+
+    `source` (a file's name) heads the message of the UserError that invalid text raises.
+    """
+    values = _checked(_parse_toml(text, source), source)
+    with _naming(source):
+        return _build(values)
+
+
+def _build(values: Mapping[str, Any]) -> Config:
+    """A Config from checked values under dotted names."""
+    own: dict[str, dict[str, Any]] = {name: {} for name in ("", *SECTIONS)}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        own[section][name] = value
+    sections = {name: section(**own[name]) for name, section in SECTIONS.items()}
+    return Config(**own[""], **sections)
+
+
+def _checked(layer: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    """The values of a nested `layer` under dotted names, each of them known and valid."""
+    with _naming(source):
+        return {key: _setting(key).check(value) for key, value in _flatten(layer)}
+
+
+def _flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in layer.items():
+        if isinstance(value, Section):
+            value = {own: getattr(value, own) for own in value.settings()}
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: write it as name=value, such as training.steps=200")
+    with _naming(f"--set {override}"):
+        return {key.strip(): _setting(key.strip()).parse(text)}
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Puts `source` before the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}" if source else str(error)) from None
+
+
+def _setting(key: str) -> Setting:
+    if key not in SETTINGS:
+        raise UserError(f"unknown setting {key!r}; {_suggest(key, SETTINGS)}")
+    return SETTINGS[key]
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """What the user may have meant: a section's settings, a near spelling, another section's."""
+    known = list(known)
+    leaf = name.rpartition(".")[2]
+    near = [key for key in known if key.startswith(f"{name}.")]
+    near += difflib.get_close_matches(name, known, n=2)
+    near += [key for key in known if key.rpartition(".")[2] == leaf]
+    if near:
+        return f"did you mean {' or '.join(list(dict.fromkeys(near))[:4])}?"
+    return f"choose from {', '.join(known)}"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark first
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; name an existing TOML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); name a TOML file") from None
+
+
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source}: not valid TOML: {error}") from None

@@ -1,0 +1,99 @@
+"""The contact sheet: what `check_folder` found, as one picture."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from rpo.data.subject import PhotoCheck, RejectedPhoto, read_photo
+
+
+def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
+    """Every checked photo on one RGB sheet, `tile` pixels each, labelled with name and message.
+
+    Rejected photos are crossed out in red, warnings are amber, what is ignored is an empty grey
+    tile. Raises ValueError without checks.
+    """
+    if not checks:
+        raise ValueError("no checks to show")
+    font = _font(max(tile / 13, 9))
+    line = round(font.getbbox("Ag")[3] * 1.25)
+    margin, columns = max(tile // 16, 2), min(len(checks), 5)
+    width, height = tile + margin, tile + margin + _LABEL_LINES * line
+    rows = -(-len(checks) // columns)
+    sheet = Image.new("RGB", (columns * width + margin, rows * height + margin), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, check in enumerate(checks):
+        x, y = margin + index % columns * width, margin + index // columns * height
+        sheet.paste(_thumbnail(check, tile), (x, y))
+        colour = _LABEL_COLOURS[check.status]
+        if check.status == "rejected":
+            for start, end in (((x, y), (x + tile, y + tile)), ((x, y + tile), (x + tile, y))):
+                draw.line((start, end), fill=colour, width=max(tile // 40, 1))
+        for row, text in enumerate(_label(check, font, tile)):
+            draw.text((x, y + tile + margin // 3 + row * line), text, fill=colour, font=font)
+    return sheet
+
+
+_LABEL_LINES = 5
+_LABEL_COLOURS = {
+    "ok": "#333333",
+    "warning": "#a35c00",
+    "rejected": "#c4161c",
+    "ignored": "#767676",
+}
+
+
+def _thumbnail(check: PhotoCheck, tile: int) -> Image.Image:
+    """The photo, whole, in the middle of a grey square; the square alone if it is not readable."""
+    square = Image.new("RGB", (tile, tile), "#dddddd")
+    if check.status == "ignored":
+        return square
+    try:
+        photo, _ = read_photo(check.path)
+    except RejectedPhoto:
+        return square
+    return ImageOps.pad(photo, (tile, tile), Image.Resampling.LANCZOS, color="#dddddd")
+
+
+def _label(check: PhotoCheck, font: Any, width: int) -> list[str]:
+    """The file's name, then the message in lines of at most `width` pixels."""
+    lines = [check.path.name]
+    for word in check.message.split():
+        joined = f"{lines[-1]} {word}"
+        if len(lines) > 1 and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    if len(lines) > _LABEL_LINES:
+        lines[_LABEL_LINES - 1 :] = [lines[_LABEL_LINES - 1] + " ..."]
+    return [_shortened(line, font, width) for line in lines]
+
+
+def _font(size: float) -> Any:
+    """A font of the system for names in most languages, else Pillow's own, which has only ASCII."""
+    for name in ("DejaVuSans.ttf", "Arial.ttf", "segoeui.ttf"):
+        try:
+            return ImageFont.truetype(name, size)
+        except (OSError, ImportError):
+            continue
+    return ImageFont.load_default(size)
+
+
+def _shortened(text: str, font: Any, width: int) -> str:
+    """`text` cut to `width` pixels, of characters that the font can draw."""
+    if not isinstance(
+        getattr(font, "path", None), str
+    ):  # Pillow's own: ü becomes u, what cannot be reduced ?
+        letters = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in letters if not unicodedata.combining(letter))
+        text = text.encode("ascii", "replace").decode()
+    text = text.encode("utf-8", "replace").decode()  # names that are no valid Unicode
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

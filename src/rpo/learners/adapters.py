@@ -1,0 +1,145 @@
+"""Low-rank adapters of a denoiser: LoRA (arXiv 2106.09685) and DoRA (arXiv 2402.09353), by peft.
+
+The adapted denoiser is a second set of modules around the base's own tensors. So the base itself,
+untouched, is the reference model of the preference loss, and no weight is held twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rpo.config import LoraConfig
+from rpo.errors import UserError
+from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.seeds import derive_seed
+
+NAME = "default"  # of the adapter within the denoiser
+# The attention projections as diffusers names them; the second row is that of the transformers
+# which let pictures and words attend to each other.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+JOINT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+def is_adapted(denoiser: nn.Module) -> bool:
+    """Whether `denoiser` carries an adapter."""
+    return bool(getattr(denoiser, "peft_config", None))
+
+
+def sharing_copy(module: nn.Module, others: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """A copy of the modules that holds the very same parameters and buffers.
+
+    others: by the id of a tensor, the one that the copy holds in its place.
+    """
+    tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, {**tensors, **(others or {})})
+
+
+def snapshot(module: nn.Module) -> nn.Module:
+    """A copy that holds what learns as it is now, on the CPU; what does not learn is shared."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    kept = {id(p): nn.Parameter(p.detach().to("cpu", copy=True)) for p in learning}
+    return sharing_copy(module, kept)
+
+
+def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> nn.Module:
+    """`base` with a new adapter that changes nothing yet; only the adapter learns, in float32.
+
+    seed: decides the adapter's first, random half. Raises UserError where no layer, or not every
+    layer asked for, is there.
+    """
+    from peft import LoraConfig as PeftConfig
+
+    names = find_targets(base, settings.targets)
+    denoiser: Any = sharing_copy(base)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "adapter"))
+        try:
+            denoiser.add_adapter(
+                PeftConfig(
+                    r=settings.rank,
+                    lora_alpha=settings.alpha,  # type: ignore[arg-type] # a float does as well
+                    target_modules=list(names),
+                    use_dora=dora,
+                )
+            )
+        except ValueError as error:  # a layer that is no linear map or convolution
+            raise UserError(
+                f"lora.targets '{settings.targets}' names layers that can have no adapter; "
+                "use auto, or name linear layers and convolutions"
+            ) from error
+    for parameter in denoiser.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return denoiser.eval()
+
+
+def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
+    """The ends of layer names to adapt, all of them found in `base`. Raises UserError."""
+    layers = [
+        name for name, module in base.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+
+    def is_there(end: str) -> bool:
+        return any(f".{name}".endswith(f".{end}") for name in layers)
+
+    if wanted == "auto":
+        return tuple(end for end in (*ATTENTION, *JOINT_ATTENTION) if is_there(end))
+    ends = tuple(dict.fromkeys(end.strip() for end in wanted.split(",")))
+    for end in ends:
+        if not is_there(end):
+            known = sorted({name.removesuffix(".0").rsplit(".", 1)[-1] for name in layers})
+            near = difflib.get_close_matches(end, known, 6, cutoff=0.2)
+            near = near or [name for name in ATTENTION if is_there(name)]
+            raise UserError(
+                f"lora.targets: no layer of this model is named {end}; use auto, or such as "
+                f"{', '.join(near or known[:6])}"
+            )
+    return ends
+
+
+def adapter_weights(denoiser: Any) -> dict[str, Tensor]:
+    """The adapter's tensors under peft's names.
+
+    diffusers has older ones for a U-Net's attention, and loads only half of a file with both.
+    """
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(denoiser, adapter_name=NAME)
+
+
+def save_adapter(pipeline: Any, part: str, denoiser: Any, folder: Path) -> None:
+    """Writes folder/`ADAPTER_FILE` as diffusers does; part: the denoiser's name in the pipeline."""
+    about = denoiser.peft_config[NAME].to_dict()
+    about["target_modules"] = sorted(about["target_modules"])  # a set has no order of its own
+    type(pipeline).save_lora_weights(
+        folder,
+        **{
+            f"{part}_lora_layers": adapter_weights(denoiser),
+            f"{part}_lora_adapter_metadata": about,
+        },
+        weight_name=ADAPTER_FILE,
+        safe_serialization=True,
+    )
+    _sort_header(folder / ADAPTER_FILE)
+
+
+def _sort_header(file: Path) -> None:
+    """Puts a safetensors file's metadata in order, which is random as it is written.
+
+    The format is 8 bytes with the header's length, a JSON header, and the tensors.
+    """
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(text) <= length, "sorting makes nothing longer"
+    file.write_bytes(content[:8] + text.ljust(length) + content[8 + length :])

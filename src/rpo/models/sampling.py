@@ -1,0 +1,136 @@
+"""The only place that draws images: batched, seeded per image, with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from torch import Tensor, nn
+
+from rpo.config import FLOW_SOLVER
+from rpo.errors import UserError
+from rpo.models.backbone import Backbone
+from rpo.models.conditions import Conditions
+from rpo.models.noise import RectifiedFlow
+from rpo.quiet import quiet
+
+# All are deterministic given the first noise, so a picture is its seed's alone. What the model's
+# own scheduler says of betas, prediction type, spacing and shift is kept; only this is overruled:
+# a stochastic solver would draw from a shared generator, and clipping is for pixels, not latents.
+SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),  # arXiv 2211.01095
+    "ddim": (DDIMScheduler, {"clip_sample": False}),  # arXiv 2010.02502, eta = 0
+}
+# Flow-matching models have this one, whatever `sampling.scheduler` says: it is their own.
+_FLOW = (FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": False})  # arXiv 2403.03206
+
+
+def solver_name(backbone: Backbone, name: str) -> str:
+    """The solver that draws where `name` is asked for. UserError for an unknown name."""
+    flow = isinstance(backbone.process, RectifiedFlow)
+    if name not in SOLVERS and not (flow and name == FLOW_SOLVER):
+        raise UserError(f"sampling.scheduler must be one of {', '.join(SOLVERS)}, not '{name}'")
+    return FLOW_SOLVER if flow else name
+
+
+def make_solver(backbone: Backbone, name: str) -> Any:
+    """A fresh diffusers scheduler from the model's configuration. UserError for another name."""
+    name = solver_name(backbone, name)
+    family, overrides = _FLOW if name == FLOW_SOLVER else SOLVERS[name]
+    with quiet():
+        return family.from_config(backbone.scheduler.config, **overrides)
+
+
+def initial_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
+    """(N, *shape) standard normal on the CPU; row k depends on seeds[k] alone."""
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    denoiser: nn.Module,
+    conditions: Conditions,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance_scale: float,
+    batch_size: int = 8,
+    scheduler: str = "dpm++",
+    negative: Conditions | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Draw one picture for each prompt and seed; the batch size changes speed only.
+
+    Args:
+        conditions: N encoded prompts.
+        seeds: N integers, one a picture.
+        guidance_scale: classifier-free guidance (arXiv 2207.12598), at 1 or less it is off; FLUX is
+            told the scale instead, and FLUX.1-schnell does not read it.
+        scheduler: a name in `SOLVERS`; flow-matching models have one solver and do not read it.
+        negative: one encoded prompt to be guided away from; the model's unconditional by default.
+        on_step: called with (solver steps done, solver steps in all).
+
+    Returns:
+        (N, C, h, w) latents on the backbone's device.
+
+    Raises:
+        UserError: unknown scheduler, a negative prompt for a model without classifier-free
+            guidance, or the denoiser's output is not finite.
+    """
+    if not seeds or len(seeds) != len(conditions):
+        raise ValueError(f"{len(seeds)} seeds for {len(conditions)} prompts")
+    solver, classifier_free = make_solver(backbone, scheduler), backbone.family.classifier_free
+    if negative is not None and not classifier_free:
+        raise UserError("this model has no classifier-free guidance; leave out the negative prompt")
+    guided = classifier_free and guidance_scale > 1
+    if guided and negative is None:
+        negative = backbone.unconditional()
+
+    starts = range(0, len(seeds), batch_size)
+    done, total, pictures = 0, steps * len(starts), []
+    for start in starts:
+        context = conditions[start : start + batch_size]
+        noise = initial_noise(backbone.latent_shape, seeds[start : start + batch_size])
+        if guided:
+            assert negative is not None
+            context = Conditions.cat([negative.expand(len(context)), context])
+        with quiet():  # also forgets the last batch
+            backbone.family.set_timesteps(solver, steps, backbone.image_tokens, backbone.device)
+        # All of these solvers start from unit noise and show the denoiser their latents unscaled.
+        latents = noise.to(backbone.device)
+        for timestep in solver.timesteps:
+            prediction = backbone.predict(
+                denoiser,
+                torch.cat([latents, latents]) if guided else latents,
+                timestep,
+                context,
+                guidance_scale,
+            )
+            if guided:
+                without, with_prompt = prediction.chunk(2)
+                prediction = torch.lerp(without, with_prompt, guidance_scale)
+            latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
+            done += 1
+            if on_step:
+                on_step(done, total)
+        if not latents.isfinite().all():
+            raise UserError(
+                "the model draws pictures that are not finite (NaN); "
+                "lower training.learning_rate, or check the model's weights"
+            )
+        pictures.append(latents)
+    return torch.cat(pictures)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(N, 3, H, W) in [0, 1] -> the same in 0..255, uint8, on the CPU."""
+    return images.mul(255).round().to("cpu", torch.uint8)

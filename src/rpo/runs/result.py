@@ -1,0 +1,187 @@
+"""The result of a job: `Run` reads a run folder and draws with its chosen weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rpo.about import __version__
+from rpo.config import FLOW_SOLVER, SETTINGS, Config
+from rpo.errors import UserError
+from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.runs.meter import naming_exhausted_memory
+from rpo.models.resolve import resolve_model
+from rpo.runs.folder import REPORT, RunFolder, as_pictures
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation: mean λ-harmonic reward and its two parts over the validation prompts."""
+
+    step: int
+    reward: float
+    image_alignment: float
+    text_alignment: float
+    chosen: bool
+
+
+LAST_SEED = 2**63 - 1  # of torch's generators
+
+
+def drawing(config: Config) -> dict[str, Any]:
+    """How pictures are drawn with a run's result, unless its user says otherwise."""
+    sampling = config.sampling
+    return {
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "scheduler": sampling.scheduler,
+    }
+
+
+@dataclass
+class Run:
+    """A finished or interrupted run, read from its folder."""
+
+    path: Path
+    _device: str | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's files."""
+        return RunFolder(self.path)
+
+    @cached_property
+    def config(self) -> Config:
+        """Its settings."""
+        return self.folder.config()
+
+    @property
+    def best_step(self) -> int | None:
+        """The gradient step that best/ comes from: 0 is the base model, None if none is saved."""
+        card = self.folder.best_card()
+        return None if card is None else int(card["step"])
+
+    @property
+    def finished(self) -> bool:
+        """False for a run that --resume would continue."""
+        return bool(self.folder.summary().get("finished"))
+
+    @property
+    def history(self) -> tuple[Validation, ...]:
+        """All validations in order, the chosen one marked."""
+        best = self.best_step
+        return tuple(
+            Validation(
+                record["step"],
+                record["reward"],
+                record["image_alignment"],
+                record["text_alignment"],
+                record["step"] == best,
+            )
+            for record in self.folder.records()
+            if record["event"] == "validated"
+        )
+
+    @property
+    def report(self) -> Path:
+        """Where report.html is."""
+        return self.path / REPORT
+
+    @property
+    def best(self) -> Path:
+        """The fine-tuned pipeline: `DiffusionPipeline.from_pretrained(run.best)` loads it.
+
+        Of a LoRA it holds the adapter alone: `load_lora_weights(run.best)` on the base pipeline.
+        """
+        return self.path / "best"
+
+    @cached_property
+    def _backbone(self) -> Any:
+        from rpo.models.backbone import Backbone
+
+        if self.best_step is None:
+            raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
+        config, adapter = self.config, (self.best / ADAPTER_FILE).is_file()
+        backbone = Backbone.load(
+            resolve_model(config.model) if adapter else self.best,
+            device=self._device or config.device,
+            resolution=config.resolution,
+            precision=config.precision,
+            quantize=config.quantize if adapter else "no",
+            offload=config.offload,
+        )
+        if adapter:
+            backbone.load_adapter(self.best)
+        return backbone
+
+    def settings(
+        self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
+    ) -> dict[str, Any]:
+        """All that decides one picture, as kept in its PNG."""
+        card = self.folder.best_card() or {}
+        own = card.get("scheduler") == FLOW_SOLVER  # of a flow-matching model, which has no other
+        given = {"steps": steps, "guidance_scale": guidance_scale}
+        return {
+            "prompt": prompt,
+            "seed": seed,
+            **drawing(self.config),
+            **({"scheduler": FLOW_SOLVER} if own else {}),
+            **{name: value for name, value in given.items() if value is not None},
+            "model": self.config.model,
+            "training_step": self.best_step,
+            "software": f"rpo {__version__}",
+        }
+
+    def generate(
+        self,
+        prompt: str,
+        n: int = 1,
+        seed: int = 0,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_step: Callable[..., None] | None = None,
+    ) -> list[Image.Image]:
+        """Draws n pictures with seeds seed, seed + 1 … The picture of a seed is always the same.
+
+        prompt: with the identifier, as "a [V] dog on the Moon". Raises UserError for n, seed, steps
+        or guidance_scale out of range, and for an unfinished run without best/.
+        """
+        from rpo.models.sampling import sample
+
+        for name, value in (("steps", steps), ("guidance_scale", guidance_scale)):
+            if value is not None:
+                replace(SETTINGS[f"sampling.{name}"], key=name).check(value)
+        if n < 1:
+            raise UserError(f"n must be >= 1, not {n}")
+        if not 0 <= seed <= LAST_SEED + 1 - n:
+            raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
+        chosen = self.settings(prompt, seed, steps, guidance_scale)
+        backbone = self._backbone
+        with naming_exhausted_memory():
+            if self.config.offload:  # before the denoiser is there
+                backbone.remember_prompts([prompt])
+            latents = sample(
+                backbone,
+                backbone.denoiser,
+                backbone.encode_prompts([prompt] * n),
+                range(seed, seed + n),
+                steps=chosen["steps"],
+                guidance_scale=chosen["guidance_scale"],
+                batch_size=self.config.sampling.batch_size,
+                scheduler=chosen["scheduler"],
+                on_step=on_step,
+            )
+            return as_pictures(backbone.decode(latents))
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Opens a run folder. Raises UserError for a path that is none."""
+    return Run(RunFolder.open(Path(path)).path)
