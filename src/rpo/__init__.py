@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from rpo.errors import UserError
 
 if TYPE_CHECKING:
+    from rpo.api import iterate, train
     from rpo.config import Config
     from rpo.data.prompts import Prompt
     from rpo.data.subject import Subject
-    from rpo.runs.job import iterate, train
     from rpo.runs.result import Run, load_run
 
 from rpo.about import __version__
@@ -37,6 +37,7 @@ __all__ = [
     "Subject",
     "UserError",
     "__version__",
+    "export",
     "iterate",
     "load_run",
     "train",
@@ -47,9 +48,10 @@ _HOMES = {
     "Prompt": "rpo.data.prompts",
     "Run": "rpo.runs.result",
     "Subject": "rpo.data.subject",
-    "iterate": "rpo.runs.job",
+    "export": "rpo.exports.export",
+    "iterate": "rpo.api",
     "load_run": "rpo.runs.result",
-    "train": "rpo.runs.job",
+    "train": "rpo.api",
 }
 
 

@@ -46,7 +46,19 @@ class TrainingConfig(Section):
 
     _prefix: ClassVar[str] = "training."
     steps: int = _field(400, "Gradient steps.", at_least=1)
-    learning_rate: float = _field(5e-6, "Constant learning rate of AdamW.", above=0)
+    learning_rate: float = _field(5e-6, "Learning rate of AdamW, at its highest.", above=0)
+    schedule: Literal["constant", "linear", "cosine"] = _field(
+        "constant", "The learning rate after warm-up: as it is, or falling to 0 at the last step."
+    )
+    warmup: int = _field(0, "Steps in which the learning rate rises from 0.", at_least=0)
+    ema: float = _field(
+        0.0,
+        "Decay of an average of the weights, which is then what is judged and kept; 0 is none.",
+        at_least=0,
+        at_most=0.99999,
+    )
+    photos: int = _field(1, "Photos that each pair's similarity loss sees.", at_least=1)
+    flip: bool = _field(False, "Mirror the photos at random; not for what has a left and a right.")
     weight_decay: float = _field(1e-2, "Weight decay of AdamW.", at_least=0)
     max_grad_norm: float = _field(1.0, "The gradient's norm is clipped to this.", above=0)
     beta: float = _field(1.0, "Strength of the preference, the beta of Eq. 9.", at_least=0)
@@ -161,6 +173,9 @@ class Config(Section):
         "emojiland",
         "Base model: emojiland, a folder, a .safetensors file or a hub id.",
         form=(r".+", "a folder, file or hub id"),
+    )
+    method: str = _field(
+        "rpo", "How it is taught; `rpo methods` lists them.", form=(r"[\w-]+", "a method's name")
     )
     noun: str = _field("", "What the photos show, in a word or two, such as dog.")
     identifier: str = _field(

@@ -18,10 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rpo.config import Config
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
-from rpo.learners.adapters import adapted, is_adapted, save_adapter
 from rpo.models.conditions import Conditions
 from rpo.models.families import FAMILIES, Family
 from rpo.models.loading import load_pipeline, unsupported
@@ -321,24 +318,6 @@ class Backbone:
         """
         return copy.deepcopy(self.denoiser).float().eval().requires_grad_(True)
 
-    def trainable(self, config: Config) -> nn.Module:
-        """What `training.weights` lets learn: a `trainable_copy`, or the base with an adapter.
-
-        Raises UserError where the adapter's layers are not there.
-        """
-        settings = config.training
-        denoiser: Any
-        if settings.weights == "full":
-            denoiser = self.trainable_copy()
-        else:
-            dora = settings.weights == "dora"
-            denoiser = adapted(self.denoiser, config.lora, dora=dora, seed=config.seed)
-        if settings.checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        if config.compile:
-            self.compile(denoiser)
-        return denoiser
-
     def compile(self, denoiser: nn.Module) -> None:
         """Compiles it in place. Raises UserError on a CPU without a C++ compiler."""
         options: dict[str, Any] = {}
@@ -354,20 +333,18 @@ class Backbone:
         denoiser.compile(options=options)
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
-        """Writes `denoiser` as diffusers does: the whole pipeline, or the file of its adapter."""
+        """Writes the whole pipeline around `denoiser`, as diffusers does."""
         with quiet():
-            if is_adapted(denoiser):
-                save_adapter(self.family.pipeline, self.family.denoiser_name, denoiser, folder)
-            else:
-                self.pipeline(denoiser).save_pretrained(folder, safe_serialization=True)
+            self.pipeline(denoiser).save_pretrained(folder, safe_serialization=True)
 
-    def load_adapter(self, folder: Path) -> None:
-        """Puts the adapter that `save` wrote onto the base denoiser."""
+    def load_adapter(self, folder: Path, name: str) -> Any:
+        """Puts a LoRA file of diffusers onto the base denoiser, and returns that."""
         with quiet():
-            self.family.pipeline.load_lora_weights(str(folder), weight_name=ADAPTER_FILE)
+            self.family.pipeline.load_lora_weights(str(folder), weight_name=name)
         self._denoiser.eval().requires_grad_(False)
         if self._arrived:
             self._denoiser.to(self.device)
+        return self.denoiser
 
     def pipeline(self, denoiser: nn.Module) -> Any:
         """The ordinary diffusers pipeline around `denoiser`; parts are shared."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo.config import Config, LoraConfig, values_of
-from rpo.learners.adapters import adapted
+from rpo.learners.lora import adapted
 from rpo.models.backbone import FLOATS, TEXT_BATCH
 from rpo.models.conditions import Conditions
 from rpo.models.encoders import BATCH_SIZE as REWARD_BATCH

@@ -201,8 +201,10 @@ def _labels(folder: RunFolder, records: list[dict[str, Any]]) -> str:
     p = label["mean_probability"]
     intro = (
         "Every pair of a photo and a picture by the base model gets the probability that the "
-        "photo is the better answer to the picture's prompt; each visit draws a fresh label."
+        "photo is the better answer to the picture's prompt; "
     )
+    drawn = label.get("labels", "drawn") == "drawn"
+    intro += "each visit draws a fresh label." if drawn else "that probability is the label itself."
     facts = "".join(
         f"<div><dt>{name}</dt><dd>{value}</dd></div>"
         for name, value in (

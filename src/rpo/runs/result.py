@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
 from rpo.runs.meter import naming_exhausted_memory
 from rpo.models.resolve import resolve_model
 from rpo.runs.folder import REPORT, RunFolder, as_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from rpo.learners.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -103,23 +104,23 @@ class Run:
         return self.path / "best"
 
     @cached_property
-    def _backbone(self) -> Any:
+    def _learner(self) -> Learner:
+        from rpo.learners import learner_class
         from rpo.models.backbone import Backbone
 
         if self.best_step is None:
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        config, adapter = self.config, (self.best / ADAPTER_FILE).is_file()
+        config = self.config
+        learner = learner_class(config.training.weights)
         backbone = Backbone.load(
-            resolve_model(config.model) if adapter else self.best,
+            self.best if learner.whole else resolve_model(config.model),
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
-            quantize=config.quantize if adapter else "no",
+            quantize="no" if learner.whole else config.quantize,
             offload=config.offload,
         )
-        if adapter:
-            backbone.load_adapter(self.best)
-        return backbone
+        return learner(backbone, config, self.best)
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
@@ -164,14 +165,15 @@ class Run:
         if not 0 <= seed <= LAST_SEED + 1 - n:
             raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
         chosen = self.settings(prompt, seed, steps, guidance_scale)
-        backbone = self._backbone
+        learner = self._learner
+        backbone = learner.backbone
         with naming_exhausted_memory():
             if self.config.offload:  # before the denoiser is there
                 backbone.remember_prompts([prompt])
             latents = sample(
                 backbone,
-                backbone.denoiser,
-                backbone.encode_prompts([prompt] * n),
+                learner.denoiser,
+                learner.encode([prompt] * n),
                 range(seed, seed + n),
                 steps=chosen["steps"],
                 guidance_scale=chosen["guidance_scale"],

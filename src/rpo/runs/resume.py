@@ -43,7 +43,7 @@ def resumable(subject: Subject, out: str | os.PathLike[str] | None) -> Path | No
     return max(open_runs, key=lambda path: int(path.name[len(prefix) :]), default=None)
 
 
-def continued(folder: RunFolder, subject: Subject, given: Mapping[str, Any]) -> Config:
+def resume_config(folder: RunFolder, subject: Subject, given: Mapping[str, Any]) -> Config:
     """The settings of a run to be continued: its own, and what is explicitly given over them.
 
     given: values under dotted names. So the command that began the run, with --resume added,

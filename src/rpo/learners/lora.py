@@ -6,19 +6,23 @@ untouched, is the reference model of the preference loss, and no weight is held 
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rpo.config import LoraConfig
+from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.learners.learner import Learner
+from rpo.learners.sharing import sharing_copy, snapshot_of
+from rpo.models.backbone import Backbone
+from rpo.quiet import quiet
 from rpo.seeds import derive_seed
 
 NAME = "default"  # of the adapter within the denoiser
@@ -31,22 +35,6 @@ JOINT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 def is_adapted(denoiser: nn.Module) -> bool:
     """Whether `denoiser` carries an adapter."""
     return bool(getattr(denoiser, "peft_config", None))
-
-
-def sharing_copy(module: nn.Module, others: Mapping[int, Tensor] | None = None) -> nn.Module:
-    """A copy of the modules that holds the very same parameters and buffers.
-
-    others: by the id of a tensor, the one that the copy holds in its place.
-    """
-    tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, {**tensors, **(others or {})})
-
-
-def snapshot(module: nn.Module) -> nn.Module:
-    """A copy that holds what learns as it is now, on the CPU; what does not learn is shared."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    kept = {id(p): nn.Parameter(p.detach().to("cpu", copy=True)) for p in learning}
-    return sharing_copy(module, kept)
 
 
 def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> nn.Module:
@@ -119,15 +107,16 @@ def save_adapter(pipeline: Any, part: str, denoiser: Any, folder: Path) -> None:
     """Writes folder/`ADAPTER_FILE` as diffusers does; part: the denoiser's name in the pipeline."""
     about = denoiser.peft_config[NAME].to_dict()
     about["target_modules"] = sorted(about["target_modules"])  # a set has no order of its own
-    type(pipeline).save_lora_weights(
-        folder,
-        **{
-            f"{part}_lora_layers": adapter_weights(denoiser),
-            f"{part}_lora_adapter_metadata": about,
-        },
-        weight_name=ADAPTER_FILE,
-        safe_serialization=True,
-    )
+    with quiet():
+        type(pipeline).save_lora_weights(
+            folder,
+            **{
+                f"{part}_lora_layers": adapter_weights(denoiser),
+                f"{part}_lora_adapter_metadata": about,
+            },
+            weight_name=ADAPTER_FILE,
+            safe_serialization=True,
+        )
     _sort_header(folder / ADAPTER_FILE)
 
 
@@ -143,3 +132,33 @@ def _sort_header(file: Path) -> None:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     assert len(text) <= length, "sorting makes nothing longer"
     file.write_bytes(content[:8] + text.ljust(length) + content[8 + length :])
+
+
+class Lora(Learner):
+    """The base's own tensors with a low-rank adapter; what it saves is the adapter alone."""
+
+    dora: ClassVar[bool] = False
+
+    @classmethod
+    def refuse(cls, backbone: Backbone, config: Config) -> None:
+        find_targets(backbone.denoiser, config.lora.targets)
+
+    def build(self) -> nn.Module:
+        settings, seed = self.config.lora, self.config.seed
+        return adapted(self.backbone.denoiser, settings, dora=self.dora, seed=seed)
+
+    def snapshot(self) -> Callable[[Path], None]:
+        family = self.backbone.family
+        return partial(
+            save_adapter, family.pipeline, family.denoiser_name, snapshot_of(self.denoiser)
+        )
+
+    def load(self, folder: Path) -> nn.Module:
+        """The base denoiser with the adapter on it."""
+        return self.backbone.load_adapter(folder, ADAPTER_FILE)
+
+
+class Dora(Lora):
+    """A LoRA whose matrices' norms learn apart (arXiv 2402.09353)."""
+
+    dora = True
