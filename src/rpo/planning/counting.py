@@ -24,8 +24,8 @@ from rpo.planning.footprint import Footprint, footprint, module_bytes, parameter
 
 
 @dataclass(frozen=True)
-class Learner:
-    """The weights that learn: "full", "lora" or "dora" of the denoiser; the latter two's layers."""
+class TrainedWeights:
+    """What learns of the denoiser: "full" is all; "lora" and "dora" have a rank and layers."""
 
     weights: str = "full"
     rank: int = 16
@@ -112,7 +112,7 @@ class Counter:
 
         return self._once(part, f"saved {quantize} {element}", count)
 
-    def learning(self, learner: Learner) -> list[tuple[int, int]]:
+    def learning(self, learner: TrainedWeights) -> list[tuple[int, int]]:
         """(numbers in a tensor that learns, how many such tensors there are).
 
         Raises UserError for targets that no layer has.
@@ -126,7 +126,7 @@ class Counter:
         found = self._once(self.shape.denoiser, f"learning {learner}", count)
         return [(numbers, tensors) for numbers, tensors in found]
 
-    def _build_learner(self, learner: Learner, precision: str) -> nn.Module:
+    def _build_learner(self, learner: TrainedWeights, precision: str) -> nn.Module:
         if learner.weights == "full":
             return self.shape.denoiser.build().requires_grad_(True)
         from rpo.learners.adapters import adapted
@@ -215,10 +215,10 @@ class Counter:
     def _frozen(self, precision: str) -> nn.Module:
         return self._built(self.shape.denoiser, FLOATS[precision])
 
-    def _learns(self, learner: Learner, precision: str) -> Any:
+    def _learns(self, learner: TrainedWeights, precision: str) -> Any:
         return self._trained(learner, "fp32" if learner.weights == "full" else precision)
 
-    def draw(self, precision: str, rows: int, learner: Learner | None = None) -> Footprint:
+    def draw(self, precision: str, rows: int, learner: TrainedWeights | None = None) -> Footprint:
         """One solver step of one picture, of so many rows, by the base or by what learns."""
         inputs, told = self._told(rows, precision)
 
@@ -232,7 +232,7 @@ class Counter:
         return self._footprint(self.shape.denoiser, f"draw {told} {learner or 'base'}", measure)
 
     def step(
-        self, precision: str, passes: Passes, learner: Learner, checkpointing: bool
+        self, precision: str, passes: Passes, learner: TrainedWeights, checkpointing: bool
     ) -> Footprint:
         """Forward and backward pass of an element of the batch, and its passes of the base (Eq. 9).
 

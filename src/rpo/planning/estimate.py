@@ -16,7 +16,7 @@ from rpo.config import Config, values_of
 from rpo.models.computing import FLOATS, REWARD_BATCH, TEXT_BATCH
 from rpo.planning import recorded
 from rpo.planning.architectures import Architecture
-from rpo.planning.counting import RPO, SIMILARITY, Counter, Learner
+from rpo.planning.counting import RPO, SIMILARITY, Counter, TrainedWeights
 from rpo.planning.footprint import Footprint
 from rpo.planning.rates import Rate
 
@@ -55,8 +55,8 @@ class Choice:
         return FLOATS[self.precision] != torch.float32
 
     @property
-    def learner(self) -> Learner:
-        return Learner(self.weights, self.rank, self.targets)
+    def learner(self) -> TrainedWeights:
+        return TrainedWeights(self.weights, self.rank, self.targets)
 
 
 KEYS = {

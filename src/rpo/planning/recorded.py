@@ -17,7 +17,7 @@ from typing import Any
 
 from rpo.about import ASSETS
 from rpo.planning.architectures import BUILT_IN, load_architecture
-from rpo.planning.counting import RPO, Counter, Learner
+from rpo.planning.counting import RPO, Counter, TrainedWeights
 
 FILE = ASSETS / "architectures" / "counts.jsonl"
 
@@ -28,12 +28,12 @@ def load() -> dict[str, Any]:
     return dict(map(json.loads, FILE.read_text(encoding="utf-8").splitlines()))
 
 
-def learners() -> Iterator[Learner]:
+def learners() -> Iterator[TrainedWeights]:
     """What `rpo.planning.plan` chooses among from the defaults, and DoRA."""
-    yield Learner()
+    yield TrainedWeights()
     for rank in (16, 8, 4):
-        yield Learner("lora", rank)
-    yield Learner("dora")
+        yield TrainedWeights("lora", rank)
+    yield TrainedWeights("dora")
 
 
 def count(counter: Counter) -> dict[str, Any]:
