@@ -157,9 +157,10 @@ class Trainer:
         if not self._computed:
             return
         computed, self._computed = self._computed, {}
-        rows = torch.stack([row for _, row in computed.values()]).tolist()
-        for (step, (names, _)), (norm, loss, *row) in zip(computed.items(), rows, strict=True):
-            event = StepDone(step, loss, norm, dict(zip(names, row, strict=True)))
+        values = iter(torch.cat([row for _, row in computed.values()]).tolist())
+        for step, (names, _) in computed.items():
+            norm, loss = next(values), next(values)
+            event = StepDone(step, loss, norm, {name: next(values) for name in names})
             self._refuse_non_finite("loss", event.loss, step)
             # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
             if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
