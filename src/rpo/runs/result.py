@@ -179,7 +179,7 @@ class Run:
                 scheduler=chosen["scheduler"],
                 on_step=on_step,
             )
-            return as_pictures(backbone.decode(latents))
+            return as_pictures(backbone.decode(latents, self.config.sampling.batch_size))
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
