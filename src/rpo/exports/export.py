@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.exports.lora_names import ADAPTER_FILE, UNETS, obstacle
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
 
@@ -33,7 +33,6 @@ FORMATS = {
     "comfyui": "the adapter as ComfyUI reads it for this family of models",
 }
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def export(
@@ -55,6 +54,11 @@ def export(
 
     base = read_base(run)
     adapter = _adapter(run)
+    if adapter is not None:
+        dora = [name for name, layer in adapter.layers.items() if layer.magnitude is not None]
+        blocks = base.denoiser.get("layers_per_block", 2)
+        if reason := obstacle(to, base.pipeline, list(adapter.layers), dora, blocks):
+            raise UserError(f"--to {to}: {reason}")
     name = ""
     if to != "diffusers":
         stem = slug(f"{run.config.noun} {run.path.resolve().name}")

@@ -11,15 +11,18 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from rpo.config import LoraConfig
+from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from rpo.models.backbone import Backbone
 
 NAME = "default"  # of the adapter within the denoiser
 # The attention projections as diffusers names them; the second row is that of the transformers
@@ -81,11 +84,20 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
     return denoiser.eval()
 
 
+def find_layers(base: nn.Module, wanted: str) -> list[str]:
+    """The names of the layers that `lora.targets` means. Raises UserError as `find_targets`."""
+    ends = tuple(f".{end}" for end in find_targets(base, wanted))
+    return [name for name in _adaptable(base) if f".{name}".endswith(ends)]
+
+
+def _adaptable(base: nn.Module) -> list[str]:
+    kinds = (nn.Linear, nn.Conv2d)
+    return [name for name, module in base.named_modules() if isinstance(module, kinds)]
+
+
 def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
     """The ends of layer names to adapt, all of them found in `base`. Raises UserError."""
-    layers = [
-        name for name, module in base.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
+    layers = _adaptable(base)
 
     def is_there(end: str) -> bool:
         return any(f".{name}".endswith(f".{end}") for name in layers)
@@ -103,6 +115,25 @@ def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
                 f"{', '.join(near or known[:6])}"
             )
     return ends
+
+
+def export_remarks(backbone: Backbone, config: Config) -> list[str]:
+    """Which exports will refuse the adapter that is to be trained, and why; a sentence each."""
+    weights, targets = config.training.weights, config.lora.targets
+    if weights == "full":
+        return []
+    base, pipeline = backbone.denoiser, type(backbone.family.pipeline).__name__
+    layers = find_layers(base, targets)
+    dora, depth = layers if weights == "dora" else [], base.config.get("layers_per_block", 2)
+    formats: dict[str, list[str]] = {}  # by the reason
+    for to in ("kohya", "comfyui"):
+        formats.setdefault(obstacle(to, pipeline, layers, dora, depth), []).append(f"--to {to}")
+    return [
+        f"lora.targets {targets} with training.weights {weights} cannot be exported "
+        f"{' or '.join(refused)}: {reason}"
+        for reason, refused in formats.items()
+        if reason
+    ]
 
 
 def adapter_weights(denoiser: Any) -> dict[str, Tensor]:

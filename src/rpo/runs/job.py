@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rpo.config import Config, for_subject, given, load_config
 from rpo.runs.environment import hardware, model_files, versions
 from rpo.errors import UserError
-from rpo.events import Labelled, Prepared, Progress, StepDone, Stopped, Validated
+from rpo.events import Labelled, Notice, Prepared, Progress, StepDone, Stopped, Validated
 from rpo.runs.meter import Meter, naming_exhausted_memory
 from rpo.models.resolve import default_reward, resolve_models
 from rpo.report.overview import overview
@@ -298,11 +298,16 @@ class _Job:
         }
 
     def _work(self, folder: RunFolder, backbone: Any, reward: Any) -> Iterator[Any]:
+        from rpo.learners.adapters import export_remarks
         from rpo.runs.keeping import Keeper
         from rpo.methods.preparation import TrainingData, prepare
         from rpo.training.loop import Trainer
         from rpo.training.validation import Validator
 
+        if not self.resumes:
+            for remark in export_remarks(backbone, self.config):
+                self._log(folder, Notice(remark))
+                yield Notice(remark)
         tensors, state = folder.load_data(), folder.load_last()
         if state is None:
             folder.rewind(labelled=tensors is not None)
