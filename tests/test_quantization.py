@@ -15,8 +15,10 @@ from torch import Tensor, nn
 import rpo
 from rpo.config import Config, load_config
 from rpo.errors import UserError
+from rpo.exports.export import export
 from rpo.models.backbone import Backbone
 from rpo.models.quantization import quantize, quantized_layers, refuse_impossible, saved_bytes
+from rpo.runs.result import quantisation_remark
 
 pytest.importorskip("bitsandbytes")
 KINDS = ("sdxl", "sd3", "flux-dev")
@@ -128,6 +130,14 @@ def test_the_whole_job_and_a_picture_from_its_run(tmp_path: Path) -> None:
     kept = type(run._backbone.denoiser.transformer_blocks[0].attn.to_q.base_layer.weight)
     assert kept.__name__ == "Params4bit"
     assert run.generate("a [V] dog", seed=5, steps=2)[0].size == (RESOLUTION, RESOLUTION)
+    said = "It learned on the base model held in nf4"
+    assert said in run.report.read_text(encoding="utf-8")
+    for to in ("lora", "diffusers"):
+        assert said in (export(run, to) / "README.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_said_of_a_plain_base() -> None:
+    assert quantisation_remark(Config()) == ""
 
 
 def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from rpo.config import FLOW_SOLVER
 from rpo.data.prompts import Prompt
 from rpo.exports.lora_file import Adapter
 from rpo.models.resolve import EMBEDDED
-from rpo.runs.result import Run
+from rpo.runs.result import Run, quantisation_remark
 
 METHOD = (
     "Reward Preference Optimization (RPO, [arXiv 2407.12164](https://arxiv.org/abs/2407.12164))"
@@ -195,6 +195,8 @@ def model_card(export: Export) -> str:
         "## Licence",
         _licence(export.base),
     ]
+    if remark := quantisation_remark(export.run.config):
+        sections.insert(4, remark)
     if card["step"] == 0:
         sections.insert(
             3, "No step of this run scored above the base model: this *is* the base model."

@@ -18,7 +18,7 @@ from rpo.report.chart import reward_curve
 from rpo.report.page import duration, memory, picture, section, table
 from rpo.runs.folder import RunFolder
 from rpo.runs.meter import Cost
-from rpo.runs.result import Run, Validation, drawing
+from rpo.runs.result import Run, Validation, drawing, quantisation_remark
 
 STYLE = ASSETS / "report.css"
 
@@ -297,7 +297,9 @@ def _usage(run: Run, subject: str) -> str:
         )
     )
     intro = f"Write “{escape(subject)}” wherever a prompt should show the subject."
-    return section("Using the result", intro, blocks)
+    remark = quantisation_remark(run.config)
+    notice = f'<p class="notice">{escape(remark)}</p>' if remark else ""
+    return section("Using the result", intro, notice + blocks)
 
 
 def _settings(folder: RunFolder, config: Config, records: list[dict[str, Any]]) -> str:

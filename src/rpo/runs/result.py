@@ -45,6 +45,17 @@ def drawing(config: Config) -> dict[str, Any]:
     }
 
 
+def quantisation_remark(config: Config) -> str:
+    """What to know of an adapter that learned on a quantised base; empty for all else."""
+    if config.quantize == "no":
+        return ""
+    return (
+        f"It learned on the base model held in {config.quantize}, with which all pictures and "
+        "rewards of its run were made. On the base model's own weights, where exports and other "
+        "programs put it, the same seeds draw visibly different pictures."
+    )
+
+
 @dataclass
 class Run:
     """A finished or interrupted run, read from its folder."""
