@@ -52,7 +52,8 @@ def quantisation_remark(config: Config) -> str:
     return (
         f"It learned on the base model held in {config.quantize}, with which all pictures and "
         "rewards of its run were made. On the base model's own weights, where exports and other "
-        "programs put it, the same seeds draw visibly different pictures."
+        "programs put it, the same seeds draw visibly different pictures: "
+        "rpo generate --unquantised shows them."
     )
 
 
@@ -62,6 +63,7 @@ class Run:
 
     path: Path
     _device: str | None = field(default=None, repr=False)
+    _unquantised: bool = field(default=False, repr=False)  # draw as exports do
 
     @property
     def folder(self) -> RunFolder:
@@ -125,7 +127,7 @@ class Run:
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
-            quantize=config.quantize if adapter else "no",
+            quantize=config.quantize if adapter and not self._unquantised else "no",
             offload=config.offload,
         )
         if adapter:
@@ -147,6 +149,7 @@ class Run:
             **{name: value for name, value in given.items() if value is not None},
             "model": self.config.model,
             "training_step": self.best_step,
+            **({"quantize": "no"} if self._unquantised else {}),
             "software": f"rpo {__version__}",
         }
 
