@@ -421,8 +421,7 @@ def test_published_shapes_have_kohyas_versions(tmp_path: Path) -> None:
 
     def version(width: int, prediction: str = "epsilon") -> str | None:
         config, scheduler = {"cross_attention_dim": width}, {"prediction_type": prediction}
-        kind = "StableDiffusionPipeline"
-        return Base(tmp_path, "m", kind, "unet", config, scheduler, {}).version
+        return Base(tmp_path, "m", "StableDiffusionPipeline", config, scheduler, {}).version
 
     assert (version(768), version(1024)) == ("sd_v1", "sd_v2")
     assert version(1024, "v_prediction") == "sd_v2_v"

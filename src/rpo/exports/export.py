@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE, UNETS, obstacle
+from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
 
@@ -33,6 +33,7 @@ FORMATS = {
     "comfyui": "the adapter as ComfyUI reads it for this family of models",
 }
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def export(
@@ -125,7 +126,7 @@ def read_base(run: Run) -> Base:
 
     index = read("model_index.json")
     pipeline = index.get("_class_name", "")
-    part = "unet" if pipeline in UNETS else "transformer"
+    denoiser = "unet" if pipeline in UNETS else "transformer"
     scheduler = read("scheduler/scheduler_config.json")
     if checkpoint and checkpoint.prediction:  # it overrules the configurations
         scheduler["prediction_type"] = checkpoint.prediction
@@ -135,10 +136,10 @@ def read_base(run: Run) -> Base:
             card = metadata_load(folder / "README.md") or {}
         except Exception:  # whatever a stranger's front matter holds; it only tells the licence
             card = {}
-    denoiser = read(f"{part}/config.json")
+    config = read(f"{denoiser}/config.json")
     absent = [name for name in T5_OF_SD_3 if index.get(name, "") in (None, [None, None])]
     absent = list(checkpoint.left_out) if checkpoint else absent
-    base = Base(path, run.config.model, pipeline, part, denoiser, scheduler, card, absent)
+    base = Base(path, run.config.model, pipeline, config, scheduler, card, absent)
     recorded = run.folder.environment()["models"]["pipeline"]["files"]
     for name, digest in base.weights(recorded).items():
         file = path if checkpoint else path / name

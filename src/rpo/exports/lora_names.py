@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from rpo.errors import UserError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
-UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 # Kohya's loader of U-Nets looks for layers within Transformer2DModel, ResnetBlock2D, Downsample2D
 # and Upsample2D. Those outside it leaves out without a word; ComfyUI and A1111 read them.
 _IN_KOHYAS_BLOCKS = re.compile(r"\.(attentions|resnets|downsamplers|upsamplers)\.")
@@ -179,6 +178,9 @@ def obstacle(
     """
     if to not in ("kohya", "comfyui"):
         return ""
+    from rpo.models.families import FAMILIES  # late, as it imports torch
+
+    unet = FAMILIES[pipeline].denoiser_name == "unet"
     unnamed, unread = [], []
     stacks: dict[str, list[Place]] = {}
     for layer in layers:
@@ -187,7 +189,7 @@ def obstacle(
         except UserError:
             unnamed.append(layer)
             continue
-        if pipeline in UNETS and not _IN_KOHYAS_BLOCKS.search(layer):
+        if unet and not _IN_KOHYAS_BLOCKS.search(layer):
             unread.append(layer)
         if layer in dora:
             stacks.setdefault(place.name, []).append(place)

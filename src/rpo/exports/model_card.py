@@ -12,6 +12,7 @@ from rpo.about import __version__
 from rpo.config import FLOW_SOLVER
 from rpo.data.prompts import Prompt
 from rpo.exports.lora_file import Adapter
+from rpo.models.families import FAMILIES
 from rpo.models.resolve import EMBEDDED
 from rpo.runs.result import Run, quantisation_remark
 
@@ -44,16 +45,15 @@ _ARCHITECTURES = {
 class Base:
     """The base model, as its folder tells, or its single file and what completes that.
 
-    pipeline: its class; part: its denoiser's name in that; denoiser, scheduler: their
-    configurations; card: the front matter of its README.md, empty without one, and for a single
-    file; absent: parts that such pipelines have and this one does without; hub_id: its name on the
-    hub, None for what lies on this machine, and for Emojiland.
+    pipeline: its class; denoiser, scheduler: their configurations; card: the front matter of its
+    README.md, empty without one, and for a single file; absent: parts that such pipelines have and
+    this one does without; hub_id: its name on the hub, None for what lies on this machine, and for
+    Emojiland.
     """
 
     path: Path
     name: str
     pipeline: str
-    part: str
     denoiser: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     card: Mapping[str, Any]
@@ -91,10 +91,11 @@ class Base:
         """Of a run's record of its base model, {name: hash}, the files with the denoiser."""
         if self.path.is_file():
             return {name: digest for name, digest in files.items() if name == self.path.name}
+        folder = f"{FAMILIES[self.pipeline].denoiser_name}/"
         return {
             name: digest
             for name, digest in files.items()
-            if name.startswith(f"{self.part}/") and name.endswith(".safetensors")
+            if name.startswith(folder) and name.endswith(".safetensors")
         }
 
 
