@@ -82,7 +82,7 @@ class TrainingConfig(Section):
         1.0, "Weight of the preference loss; 0 is the similarity loss alone (Table 2).", at_least=0
     )
     independent_noise: bool = _field(
-        False, "Give the halves of a pair noise and timesteps of their own, as the official code."
+        False, "Give the halves of a pair noise and timesteps of their own, as official train.py."
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Pretrained encoders that turn images and texts into unit vectors: ALIGN, CLIP, ViT and DINO.
 
-Feature extraction only; the arithmetic on the features is in ``reward.py``. Each family is one
-entry of ``FAMILIES``, chosen by the ``model_type`` in the model's config.json.
+Feature extraction only; the arithmetic on the features is in `rpo.rewards.harmonic`. Each family
+is one entry of ``FAMILIES``, chosen by the ``model_type`` in the model's config.json.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     offload: bool = False,
 ) -> Encoder:
-    """Loads an encoder from its folder; ``models.resolve_model`` finds that of a hub id.
+    """Loads an encoder from its folder; `rpo.models.resolve.resolve_model` finds a hub id's.
 
     offload: it is on `device` only while it computes, else on the CPU.
     Weights are safetensors only; features are float32 whatever the `dtype` of the weights.

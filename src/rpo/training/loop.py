@@ -238,6 +238,7 @@ class Trainer:
                 raise
         # Not in the handler: while it runs, the error's traceback holds the step's tensors.
         self.optimizer.zero_grad()
+        self._forget_unscaling()
         torch.cuda.empty_cache()
         denoiser.enable_gradient_checkpointing()
         yield Notice(
@@ -245,6 +246,12 @@ class Trainer:
             "here on; training.checkpointing=true would begin so"
         )
         self._advance()
+
+    def _forget_unscaling(self) -> None:
+        """A new scaler at the old one's scale, which refuses to unscale twice between two steps."""
+        scale, enabled = self.scaler.state_dict(), self.scaler.is_enabled()
+        self.scaler = torch.amp.GradScaler(self.backbone.device.type, enabled=enabled)
+        self.scaler.load_state_dict(scale)
 
     def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
