@@ -35,6 +35,7 @@ from rpo.exports.export import DTYPES, check_push, export, push
 from rpo.exports.lora_file import read_adapter
 from rpo.exports.lora_names import ADAPTER_FILE, place_of
 from rpo.models.backbone import Backbone
+from rpo.models.resolve import known_presets
 from rpo.models.sampling import sample
 from rpo.quiet import quiet
 from rpo.runs.environment import model_files
@@ -98,7 +99,7 @@ def make_run(root: Path, kind: str, **more: Any) -> RunFolder:
         "models": {"pipeline": {"name": str(base), "files": model_files(base)}},
         **more,
     }
-    config = load_config(None, None, ["noun=dog"], model=str(base))
+    config = load_config(None, None, ["noun=dog"], model=str(base), presets=known_presets())
     return RunFolder.create(root / "meine Läufe" / "rex-1", config, environment)
 
 

@@ -18,6 +18,7 @@ from rpo.cli.plan import plan
 from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
 from rpo.errors import UserError
+from rpo.models.resolve import known_presets
 
 if TYPE_CHECKING:
     from rpo.data.subject import Subject
@@ -138,7 +139,7 @@ def train(
     """
     from rpo.data.subject import Subject, check_folder
 
-    chosen = load_config(preset, config, settings or (), model=model)
+    chosen = load_config(preset, config, settings or (), presets=known_presets(), model=model)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")

@@ -2,7 +2,6 @@
 
 from rpo.config.loading import (
     changed,
-    default_preset,
     for_subject,
     from_toml,
     given,
@@ -12,7 +11,7 @@ from rpo.config.loading import (
     value_of,
     values_of,
 )
-from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS
+from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS, Presets
 from rpo.config.sections import (
     FLOW_SOLVER,
     SETTINGS,
@@ -34,12 +33,12 @@ __all__ = [
     "TIMESTEPS",
     "Config",
     "LoraConfig",
+    "Presets",
     "RewardConfig",
     "SamplingConfig",
     "TrainingConfig",
     "ValidationConfig",
     "changed",
-    "default_preset",
     "for_subject",
     "from_toml",
     "given",

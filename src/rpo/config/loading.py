@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import tomli_w
 
-from rpo.config.presets import BASE_PRESETS, PRESETS
+from rpo.config.presets import OWN, Presets
 from rpo.config.sections import SECTIONS, SETTINGS, Config
 from rpo.config.settings import Section, Setting
 from rpo.errors import UserError
-from rpo.models.resolve import base_preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,30 +23,27 @@ else:
     import tomli as tomllib
 
 
-def default_preset(model: str) -> str:
-    """The preset that suits `model`, where the user names none."""
-    return base_preset(model)
-
-
 def load_config(
     preset: str | None = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
+    presets: Presets = OWN,
     **fields: Any,
 ) -> Config:
     """Merge preset < TOML `file` < `fields` < `overrides` ("training.steps=200") over the defaults.
 
-    Without a preset, the one that suits the resulting model is taken (`default_preset`). `fields`
+    Without a preset, the one that suits the resulting model is taken. `presets` are what there is
+    to choose from: `rpo.models.resolve.known_presets()` has those of all model families. `fields`
     are Config's: a section is a mapping of what to change or a whole section object; None means
     "not given". `base` is a complete Config that stands in the preset's and the file's place.
     Raises UserError for an unknown preset or setting, with near matches, and for an invalid
     value, each naming where it came from.
     """
-    layers = given(preset, file, overrides, base, **fields)
-    if preset not in BASE_PRESETS:
-        suitable = default_preset(layers.get("model", SETTINGS["model"].default))
-        layers = _checked(PRESETS[suitable], f"preset {suitable}") | layers
+    layers = given(preset, file, overrides, base, presets, **fields)
+    if preset not in presets.base:
+        suitable = presets.suitable(layers.get("model", SETTINGS["model"].default))
+        layers = _checked(presets.settings[suitable], f"preset {suitable}") | layers
     return _build(layers)
 
 
@@ -56,6 +52,7 @@ def given(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
+    presets: Presets = OWN,
     **fields: Any,
 ) -> dict[str, Any]:
     """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
@@ -68,9 +65,9 @@ def given(
             )
         layers |= values_of(base)
     if preset is not None:
-        if preset not in PRESETS:
-            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, PRESETS)}")
-        layers |= _checked(PRESETS[preset], f"preset {preset}")
+        if preset not in presets.settings:
+            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, presets.settings)}")
+        layers |= _checked(presets.settings[preset], f"preset {preset}")
     if file is not None:
         layers |= _checked(_parse_toml(_read(Path(file)), str(file)), str(file))
     layers |= _checked({name: value for name, value in fields.items() if value is not None})

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.models.families import FAMILIES
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
 
@@ -33,7 +34,6 @@ FORMATS = {
     "comfyui": "the adapter as ComfyUI reads it for this family of models",
 }
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def export(
@@ -114,7 +114,7 @@ def read_base(run: Run) -> Base:
     folder = resolve_model(run.config.model)
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     pipeline = index.get("_class_name", "")
-    denoiser = "unet" if pipeline in UNETS else "transformer"
+    denoiser = FAMILIES[pipeline].denoiser_name
     recorded = run.folder.environment()["models"]["pipeline"]["files"]
     for name, digest in recorded.items():
         weights = name.startswith(f"{denoiser}/") and name.endswith(".safetensors")
@@ -181,8 +181,10 @@ def _save_lora(made: Export, file: Path) -> None:
     elif made.to == "comfyui":
         if adapter.is_dora:
             adapter = for_comfyui(adapter, _base_weights(base, adapter))
-        unet = base.pipeline in UNETS
-        tensors = adapter.kohya(base.pipeline, blocks) if unet else adapter.comfyui(base.pipeline)
+        if base.is_unet:
+            tensors = adapter.kohya(base.pipeline, blocks)
+        else:
+            tensors = adapter.comfyui(base.pipeline)
     else:
         tensors = adapter.kohya(base.pipeline, blocks)
     kind = getattr(torch, DTYPES[made.dtype])

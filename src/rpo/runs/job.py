@@ -19,7 +19,7 @@ from rpo.runs.environment import hardware, model_files, versions
 from rpo.errors import UserError
 from rpo.events import Labelled, Prepared, Progress, StepDone, Stopped, Validated
 from rpo.runs.meter import Meter, naming_exhausted_memory
-from rpo.models.resolve import default_reward, resolve_models
+from rpo.models.resolve import default_reward, known_presets, resolve_models
 from rpo.report.overview import overview
 from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.report.report import render_report
@@ -106,7 +106,7 @@ def iterate(
 ) -> Generator[Any, None, None]:
     """The job as a generator of events: `rpo.events`, and Started, PhaseDone and Finished.
 
-    model: "emojiland" (the default), a folder or a hub id. preset: a name in `presets.PRESETS`.
+    model: "emojiland" (the default), a folder or a hub id. preset: a name in `known_presets`.
     out: the run folder; by default runs/<subject>-<n> in the current directory.
     config: a Config or a TOML file. settings: "training.steps=200" and the like.
     fields: Config's own, as seed=1 or training={"steps": 200}.
@@ -124,6 +124,7 @@ def iterate(
         "file": None if file is None else Path(file),
         "overrides": settings,
         "base": base,
+        "presets": known_presets(),
         "model": model,
         **fields,
     }

@@ -1,4 +1,7 @@
-"""The model families, by the class of pipeline that model_index.json names."""
+"""The model families, by the class of pipeline that model_index.json names.
+
+A family of your own may be entered at run time: `FAMILIES["MyPipeline"] = MyFamily`.
+"""
 
 from __future__ import annotations
 
