@@ -67,10 +67,14 @@ def base_preset(name: str) -> str:
         return EMBEDDED
     path = Path(expanduser(name))
     try:
+        folder: Path | None = path
         if path.is_file():
-            return single_file.recognise(path).preset
-        folder = path if path.is_dir() or not _HUB_ID.fullmatch(name) else None
-        folder = folder or _snapshot(name, "pipeline")
+            checkpoint = single_file.recognise(path)
+            if checkpoint.reference:
+                return checkpoint.preset
+            folder = configurations(checkpoint)  # as the weights alone do not tell
+        elif not path.is_dir() and _HUB_ID.fullmatch(name):
+            folder = _snapshot(name, "pipeline")
         if folder is None:
             return "paper"
         family = FAMILIES.get(_json(folder / _marker("pipeline")).get("_class_name", ""))

@@ -73,8 +73,9 @@ def sample(
     Args:
         conditions: N encoded prompts.
         seeds: N integers, one a picture.
-        guidance_scale: classifier-free guidance (arXiv 2207.12598), at 1 or less it is off; FLUX is
-            told the scale instead, and FLUX.1-schnell does not read it.
+        guidance_scale: classifier-free guidance (arXiv 2207.12598) as the model's own pipeline
+            counts it: at the family's `unguided`, 1 for most, or less it is off; FLUX is told the
+            scale instead, and FLUX.1-schnell does not read it.
         scheduler: a name in `SOLVERS`; flow-matching models have one solver and do not read it.
         negative: one encoded prompt to be guided away from; the model's unconditional by default.
         on_step: called with (solver steps done, solver steps in all).
@@ -91,7 +92,8 @@ def sample(
     solver, classifier_free = make_solver(backbone, scheduler), backbone.family.classifier_free
     if negative is not None and not classifier_free:
         raise UserError("this model has no classifier-free guidance; leave out the negative prompt")
-    guided = classifier_free and guidance_scale > 1
+    unguided = backbone.family.unguided
+    guided = classifier_free and guidance_scale > unguided
     if guided and negative is None:
         negative = backbone.unconditional()
 
@@ -117,7 +119,8 @@ def sample(
             )
             if guided:
                 without, with_prompt = prediction.chunk(2)
-                prediction = torch.lerp(without, with_prompt, guidance_scale)
+                weight = guidance_scale + (1 - unguided)  # 1: the prompt alone
+                prediction = torch.lerp(without, with_prompt, weight)
             latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
             done += 1
             if on_step:

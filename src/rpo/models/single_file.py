@@ -113,7 +113,8 @@ def _something_else(file: Path, shapes: Mapping[str, Any]) -> str:
         )
     if (file.parent.parent / "model_index.json").is_file():
         return f"one part of a diffusers folder; did you mean {file.parent.parent}?"
+    titles = ", ".join(family.title for family in FAMILIES.values() if family.file_parts)
     return (
-        "no base model of a known family; name the checkpoint of a whole Stable Diffusion 1.x, "
-        "2.x, XL, 3 or 3.5 or FLUX.1 model, or a diffusers folder"
+        "no base model of a known family; name the checkpoint of a whole model "
+        f"({titles}), or a diffusers folder"
     )

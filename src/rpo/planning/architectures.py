@@ -109,6 +109,7 @@ class Architecture:
         return Conditions(
             torch.empty(rows, told.tokens, told.width, device="meta"),
             torch.empty(rows, told.pooled, device="meta") if told.pooled else None,
+            torch.full((rows,), told.tokens) if told.varies else None,
         )
 
     def tokens(self, text_encoder: str) -> int:

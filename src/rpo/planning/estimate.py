@@ -215,15 +215,15 @@ class Estimator:
         def predict(
             noisy: Tensor, times: Tensor, told: dict[str, Tensor], by: Any = None
         ) -> Tensor:
-            told = {name: tensor.to(dtype) for name, tensor in told.items()}
-            heard = Conditions(**told)
+            heard = Conditions.from_tensors(told).to(dtype)
             return family.predict(by or network, noisy.to(dtype), times, heard, 7.5).float()
 
         return predict, [latents, timesteps, conditions.tensors()]
 
     def _draw(self, choice: Choice, trained: bool, scale: float) -> Footprint:
         """One solver step of one picture."""
-        rows = 2 if self.shape.family.classifier_free and scale > 1 else 1
+        family = self.shape.family
+        rows = 2 if family.classifier_free and scale > family.unguided else 1
         learns = (choice.weights, choice.rank, choice.targets) if trained else ()
 
         def measure() -> Footprint:

@@ -47,6 +47,7 @@ class Family(ABC):
 
     Attributes:
         pipeline: the diffusers pipeline, read for its parts by their names.
+        title: what its models are called, for messages.
         pipeline_type: its class, where that is none of diffusers' own.
         denoiser_name: which part is trained.
         text_encoders: the parts that read prompts.
@@ -70,6 +71,7 @@ class Family(ABC):
         lora_blocks: [folder of blocks in diffusers] -> its name elsewhere, and its layers' places.
     """
 
+    title: ClassVar[str] = "a model of your own"
     pipeline_type: ClassVar[Any] = None
     denoiser_name: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]

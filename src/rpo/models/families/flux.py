@@ -60,6 +60,7 @@ class Flux(Family):
     guided. Neither compares with an empty prompt.
     """
 
+    title = "FLUX.1"
     denoiser_name = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2")
     schedulers = FLOW_SCHEDULERS

@@ -30,6 +30,7 @@ SD_2 = {
 class StableDiffusion(Family):
     """diffusers' StableDiffusionPipeline (arXiv 2112.10752)."""
 
+    title = "Stable Diffusion 1.x or 2.x"
     denoiser_name = "unet"
     text_encoders = ("text_encoder",)
     schedulers = DISCRETE_SCHEDULERS

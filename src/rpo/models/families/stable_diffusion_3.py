@@ -53,6 +53,7 @@ class StableDiffusion3(Family):
     only a long prompt's beginning.
     """
 
+    title = "Stable Diffusion 3 or 3.5"
     denoiser_name = "transformer"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     schedulers = FLOW_SCHEDULERS

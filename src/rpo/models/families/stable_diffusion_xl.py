@@ -40,6 +40,7 @@ class StableDiffusionXL(Family):
     (section 2.2) are (r, r), (0, 0) and (r, r) in training as in sampling.
     """
 
+    title = "Stable Diffusion XL"
     denoiser_name = "unet"
     text_encoders = ("text_encoder", "text_encoder_2")
     schedulers = DISCRETE_SCHEDULERS
