@@ -93,7 +93,9 @@ def test_a_hub_id_that_is_not_here_is_built_in() -> None:
     assert load_architecture("sd15").hub_id == found.hub_id
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sdxl", "sd3", "sd3-without-t5", "flux-dev"])
+@pytest.mark.parametrize(
+    "kind", ["epsilon", "sdxl", "sd3", "sd3-without-t5", "flux-dev", "z-image"]
+)
 def test_every_family_is_planned_from_its_folder(kind: str, tmp_path: Path, world: World) -> None:
     folder = save_tiny(tmp_path / "ein Modell", kind)
     backbone = Backbone.load(folder, device="cpu")
