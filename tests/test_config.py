@@ -130,7 +130,7 @@ def test_toml_is_complete_and_replayable_over_any_preset(tmp_path: Path) -> None
     file = tmp_path / "Übung 1.toml"
     file.write_text(text, encoding="utf-8")
     for preset in KNOWN.settings:
-        assert load_config(preset, file, presets=KNOWN) == config
+        assert load_config(preset, file, known=KNOWN) == config
 
 
 def test_what_a_toml_leaves_out_is_the_default() -> None:
@@ -189,23 +189,23 @@ def test_a_family_brings_its_own_guidance_and_steps(tmp_path: Path) -> None:
     """The preset is taken by the folder; what was given explicitly, and a saved file, win."""
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     three = str(tmp_path)
-    config = load_config(model=three, presets=KNOWN)
+    config = load_config(model=three, known=KNOWN)
     assert (config.sampling.steps, config.sampling.guidance_scale) == (28, 5.0)
     assert (config.validation.steps, config.validation.guidance_scale) == (20, 5.0)
     plain = {"sampling.steps": 50, "sampling.guidance_scale": 7.5, "validation.guidance_scale": 7.5}
     assert changed(config, plain) == Config(model=three)
-    assert load_config("paper", model=three, presets=KNOWN) == Config(model=three)
-    early = load_config("early-stop", model=three, presets=KNOWN)
+    assert load_config("paper", model=three, known=KNOWN) == Config(model=three)
+    early = load_config("early-stop", model=three, known=KNOWN)
     assert early.sampling.guidance_scale == 5.0
-    given = load_config(model=three, overrides=["sampling.guidance_scale=2"], presets=KNOWN)
+    given = load_config(model=three, overrides=["sampling.guidance_scale=2"], known=KNOWN)
     assert (given.sampling.guidance_scale, given.validation.guidance_scale) == (2.0, 5.0)
     file = tmp_path / "config.toml"
     for saved in (given, Config(model=three)):
         file.write_text(to_toml(saved), encoding="utf-8")
-        assert load_config(file=file, presets=KNOWN) == saved
-    schnell = load_config("flux-schnell", model=three, presets=KNOWN)
+        assert load_config(file=file, known=KNOWN) == saved
+    schnell = load_config("flux-schnell", model=three, known=KNOWN)
     assert (schnell.sampling.steps, schnell.sampling.guidance_scale) == (4, 0.0)
-    assert load_config("flux", model=three, presets=KNOWN).validation.guidance_scale == 3.5
+    assert load_config("flux", model=three, known=KNOWN).validation.guidance_scale == 3.5
 
 
 def test_the_settings_know_neither_the_models_nor_pytorch() -> None:
@@ -253,7 +253,7 @@ def test_the_subject_fills_what_the_settings_leave_open() -> None:
 
 @pytest.mark.parametrize("preset", KNOWN.settings)
 def test_every_preset_is_valid_and_changes_what_it_says(preset: str) -> None:
-    config = load_config(preset, presets=KNOWN)
+    config = load_config(preset, known=KNOWN)
     for section, values in KNOWN.settings[preset].items():
         for name, value in values.items():
             assert getattr(getattr(config, section), name) == value
@@ -337,10 +337,12 @@ def test_a_wrong_override_is_quoted_with_the_remedy(override: str, message: str)
 def test_unknown_field_and_preset_list_near_matches() -> None:
     with pytest.raises(UserError, match="unknown setting 'modell'; did you mean model"):
         load_config(modell="emojiland")
+    with pytest.raises(UserError, match="unknown setting 'presets'"):
+        load_config(presets="lora")
     with pytest.raises(UserError, match="unknown preset 'earlystop'; did you mean early-stop"):
         load_config("earlystop")
     with pytest.raises(UserError, match="choose from paper, emojiland, sd3"):
-        load_config("q", presets=KNOWN)
+        load_config("q", known=KNOWN)
 
 
 @pytest.mark.parametrize(

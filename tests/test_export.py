@@ -100,7 +100,7 @@ def make_run(root: Path, kind: str, **more: Any) -> RunFolder:
         "models": {"pipeline": {"name": str(base), "files": model_files(base)}},
         **more,
     }
-    config = load_config(None, None, ["noun=dog"], model=str(base), presets=known_presets())
+    config = load_config(None, None, ["noun=dog"], model=str(base), known=known_presets())
     return RunFolder.create(root / "meine Läufe" / "rex-1", config, environment)
 
 

@@ -244,7 +244,7 @@ def test_a_config_keeps_its_settings_beside_a_field(world: World, tmp_path: Path
 
 def load_config_of(world: World) -> Config:
     return load_config(
-        overrides=world.settings(), model=str(world.model), noun="dog", presets=known_presets()
+        overrides=world.settings(), model=str(world.model), noun="dog", known=known_presets()
     )
 
 

@@ -99,7 +99,7 @@ def test_a_hub_id_that_is_not_here_is_built_in() -> None:
 def test_every_family_is_planned_from_its_folder(kind: str, tmp_path: Path, world: World) -> None:
     folder = save_tiny(tmp_path / "ein Modell", kind)
     backbone = Backbone.load(folder, device="cpu")
-    config = load_config(model=str(folder), presets=known_presets())
+    config = load_config(model=str(folder), known=known_presets())
     shape = load_architecture(str(folder), str(world.reward))
     found = Estimator(shape, config, 2, 2)
     assert found.latent_shape == backbone.latent_shape

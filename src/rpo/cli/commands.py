@@ -139,7 +139,7 @@ def train(
     """
     from rpo.data.subject import Subject, check_folder
 
-    chosen = load_config(preset, config, settings or (), presets=known_presets(), model=model)
+    chosen = load_config(preset, config, settings or (), known=known_presets(), model=model)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")

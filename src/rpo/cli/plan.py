@@ -78,14 +78,14 @@ def plan(
 
     memory, rate = _card(gpu_memory, gpu, tflops)
     presets = known_presets()
-    asked = given(preset, None, settings or (), presets=presets, model=model)
+    asked = given(preset, None, settings or (), known=presets, model=model)
     model = asked["model"]
     architecture = load_architecture(model, asked.get("reward.model", "auto"))
     if architecture.hub_id and preset not in presets.base:
         # No files are here by which load_config could know the family.
-        config = changed(Config(), given(architecture.preset, presets=presets) | asked)
+        config = changed(Config(), given(architecture.preset, known=presets) | asked)
     else:
-        config = load_config(preset, None, settings or (), presets=presets, model=model)
+        config = load_config(preset, None, settings or (), known=presets, model=model)
     fitting = "emojiland" if model == "emojiland" else "paper"
     lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
     kind = "live" if config.subject_kind == "live" else "object"

@@ -28,22 +28,22 @@ def load_config(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
-    presets: Presets = OWN,
+    known: Presets = OWN,
     **fields: Any,
 ) -> Config:
     """Merge preset < TOML `file` < `fields` < `overrides` ("training.steps=200") over the defaults.
 
-    Without a preset, the one that suits the resulting model is taken. `presets` are what there is
+    Without a preset, the one that suits the resulting model is taken. `known` are the presets
     to choose from: `rpo.models.resolve.known_presets()` has those of all model families. `fields`
     are Config's: a section is a mapping of what to change or a whole section object; None means
     "not given". `base` is a complete Config that stands in the preset's and the file's place.
     Raises UserError for an unknown preset or setting, with near matches, and for an invalid
     value, each naming where it came from.
     """
-    layers = given(preset, file, overrides, base, presets, **fields)
-    if preset not in presets.base:
-        suitable = presets.suitable(layers.get("model", SETTINGS["model"].default))
-        layers = _checked(presets.settings[suitable], f"preset {suitable}") | layers
+    layers = given(preset, file, overrides, base, known, **fields)
+    if preset not in known.base:
+        suitable = known.suitable(layers.get("model", SETTINGS["model"].default))
+        layers = _checked(known.settings[suitable], f"preset {suitable}") | layers
     return _build(layers)
 
 
@@ -52,7 +52,7 @@ def given(
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
-    presets: Presets = OWN,
+    known: Presets = OWN,
     **fields: Any,
 ) -> dict[str, Any]:
     """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
@@ -65,9 +65,9 @@ def given(
             )
         layers |= values_of(base)
     if preset is not None:
-        if preset not in presets.settings:
-            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, presets.settings)}")
-        layers |= _checked(presets.settings[preset], f"preset {preset}")
+        if preset not in known.settings:
+            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, known.settings)}")
+        layers |= _checked(known.settings[preset], f"preset {preset}")
     if file is not None:
         layers |= _checked(_parse_toml(_read(Path(file)), str(file)), str(file))
     layers |= _checked({name: value for name, value in fields.items() if value is not None})

@@ -124,7 +124,7 @@ def iterate(
         "file": None if file is None else Path(file),
         "overrides": settings,
         "base": base,
-        "presets": known_presets(),
+        "known": known_presets(),
         "model": model,
         **fields,
     }
