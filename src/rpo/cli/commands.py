@@ -19,6 +19,7 @@ from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
 from rpo.errors import UserError
 from rpo.events import Failed, Finished, Started
+from rpo.models.resolve import known_presets
 
 if TYPE_CHECKING:
     from rpo.data.subject import Subject
@@ -139,7 +140,7 @@ def train(
     """
     from rpo.data.subject import Subject, check_folder
 
-    chosen = load_config(preset, config, settings or (), model=model)
+    chosen = load_config(preset, config, settings or (), known=known_presets(), model=model)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")

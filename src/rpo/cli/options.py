@@ -8,16 +8,17 @@ from typing import Annotated
 import typer
 
 from rpo.config import SETTINGS
-from rpo.config.presets import PRESET_HELP, PRESETS
+from rpo.models.resolve import known_presets
 
 Out = Annotated[
     Path | None,
     typer.Option(help="Run folder to make.", show_default="runs/NAME-N in this directory"),
 ]
+_PRESETS = "; ".join(f"{name} ({text})" for name, text in known_presets().help.items())
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Named settings: {'; '.join(f'{name} ({PRESET_HELP[name]})' for name in PRESETS)}.",
+        help=f"Named settings: {_PRESETS}.",
         show_default="by model",
     ),
 ]
