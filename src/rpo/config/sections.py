@@ -156,12 +156,26 @@ class ValidationConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class DreamBoothConfig(Section):
+    """Prior preservation, where method is dreambooth (Eq. 2 of arXiv 2208.12242)."""
+
+    _prefix: ClassVar[str] = "dreambooth."
+    class_images: int = _field(
+        1000, "Images of the class that the base model draws, once for all runs.", at_least=1
+    )
+    prior_weight: float = _field(
+        1.0, "Weight of the loss on them; 0 is the similarity loss alone.", at_least=0
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
     "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
+    "dreambooth": DreamBoothConfig,
 }
 
 
@@ -215,6 +229,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
+    dreambooth: DreamBoothConfig = DreamBoothConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
