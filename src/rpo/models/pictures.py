@@ -27,7 +27,8 @@ def draw_pictures(
     """Yields its progress and returns latents (N, C, h, w) and (N, 3, H, W) in [0, 1] on the CPU.
 
     Without `decode` the latents are all, and the pictures are (0,). Where a batch exhausts the
-    memory, it and all that follow are drawn in halves: the batch size changes no picture. Raises torch.OutOfMemoryError where a single picture does.
+    memory, it and all that follow are drawn in halves: the batch size changes no picture. Raises
+    torch.OutOfMemoryError where a single picture does.
     """
     latents, pictures = [], []
     size, done, total = settings.batch_size, 0, len(seeds)
