@@ -30,6 +30,8 @@ from rpo.models.resolve import known_presets
 KNOWN = known_presets()
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "dreambooth.class_images": 5,
+    "dreambooth.prior_weight": 0.5,
     "online.weight": 2.5,
     "online.lambda_online": 0.3,
     "online.start": 7,
@@ -99,7 +101,7 @@ def other_config() -> Config:
 
 
 def test_every_field_is_a_setting_with_one_sentence_of_help() -> None:
-    sections = {"sampling", "training", "lora", "reward", "validation", "online"}
+    sections = {"sampling", "training", "lora", "reward", "validation", "dreambooth", "online"}
     names = {field.name for field in dataclasses.fields(Config)} - sections
     for section in sections:
         owner = getattr(Config(), section)

@@ -157,6 +157,19 @@ class ValidationConfig(Section):
 
 
 @dataclass(frozen=True)
+class DreamBoothConfig(Section):
+    """Prior preservation, where method is dreambooth (Eq. 2 of arXiv 2208.12242)."""
+
+    _prefix: ClassVar[str] = "dreambooth."
+    class_images: int = _field(
+        1000, "Images of the class that the base model draws, once for all runs.", at_least=1
+    )
+    prior_weight: float = _field(
+        1.0, "Weight of the loss on them; 0 is the similarity loss alone.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
 class OnlineConfig(Section):
     """The reward of the present model's own drawings, where method is online."""
 
@@ -186,6 +199,7 @@ SECTIONS: dict[str, Any] = {
     "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
+    "dreambooth": DreamBoothConfig,
     "online": OnlineConfig,
 }
 
@@ -240,6 +254,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
+    dreambooth: DreamBoothConfig = DreamBoothConfig()
     online: OnlineConfig = OnlineConfig()
 
     def __post_init__(self) -> None:
