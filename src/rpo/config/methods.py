@@ -53,4 +53,13 @@ METHODS: dict[str, MethodFacts] = {
         "preferences alone, without the similarity loss",
         DENOISER,
     ),
+    "disenbooth": MethodFacts(
+        "rpo.methods.disenbooth:DisenBooth",
+        "DisenBooth",
+        "arXiv 2305.03374",
+        "the photos, with what is a single photo's own told apart by a second condition",
+        ("lora", "full", "dora"),
+        {"training.learning_rate": 1e-4, "training.steps": 2000},  # the authors' command
+        {"training.learning_rate": 1e-3, "training.steps": 400},
+    ),
 }

@@ -156,12 +156,26 @@ class ValidationConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class DisenBoothConfig(Section):
+    """The two conditions, where method is disenbooth (arXiv 2305.03374)."""
+
+    _prefix: ClassVar[str] = "disenbooth."
+    weak_weight: float = _field(
+        0.01, "Weight of denoising the photos by the text alone, its lambda_2.", at_least=0
+    )
+    disentangle_weight: float = _field(
+        0.001, "Weight of the cosine of text and photo conditions, its lambda_3.", at_least=0
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
     "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
+    "disenbooth": DisenBoothConfig,
 }
 
 
@@ -215,6 +229,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
+    disenbooth: DisenBoothConfig = DisenBoothConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
