@@ -17,6 +17,7 @@ from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.data.subject import Subject
 from rpo.errors import UserError, near_names
 from rpo.events import (
+    FIELDS,
     Drawn,
     Event,
     Failed,
@@ -76,6 +77,7 @@ class Job:
         self.writes = False  # whether this session has begun to change the run
 
         self._check_method()
+        self._check_parts()
         if self.config.quantize != "no":
             from rpo.models.quantization import refuse_impossible
 
@@ -100,6 +102,12 @@ class Job:
         config = self.config
         if self.parts.method is not None:
             return
+        if config.method not in METHODS and self.resumes:
+            raise UserError(
+                f"--resume: {self.path} was made in Python with a method of its own, the class "
+                f"{config.method}; give it again: rpo.train(..., resume=True, "
+                f"method={config.method})"
+            )
         if config.method not in METHODS:
             raise UserError(
                 f"unknown method {config.method!r}; {near_names(config.method, METHODS)}"
@@ -109,6 +117,28 @@ class Job:
             raise UserError(
                 f"training.weights {config.training.weights} cannot be taught by method "
                 f"{config.method}; use {' or '.join(learners)}"
+            )
+
+    def _check_parts(self) -> None:
+        """Raises UserError for judges whose names are taken, or for another reward than before."""
+        for name in self.parts.judges:
+            if name in FIELDS["validated"]:
+                raise UserError(
+                    f"judges: {name!r} is a name that Validated has itself; choose another"
+                )
+        if not self.resumes:
+            return
+        folder = RunFolder(self.path)
+        before = now = f"reward.model {self.config.reward.model}"
+        if self.parts.reward is not None:
+            now = type(self.parts.reward).__name__
+        if "reward" not in folder.environment()["models"]:
+            starts = (r["reward_model"] for r in folder.records() if r["event"] == "started")
+            before = next(starts, now)
+        if now != before:
+            raise UserError(
+                f"--resume: {self.path} was made with the reward {before}, not {now}; give the "
+                "same again, as reward= in Python if it was given there, or start a new run"
             )
 
     def events(self) -> Generator[Event, None, None]:
@@ -130,16 +160,21 @@ class Job:
                 with suppress(UserError, OSError):
                     if self.keeper:
                         self.keeper.wait()
+                    self._log_costs(folder)
                     failed = self._log(folder, failed)
-                    self._close(folder)
+                    self._report(folder)
             yield self._stamped(failed)
             raise
+        finally:
+            if self.writer:
+                self.writer.close()
 
     def _session(self) -> Iterator[Event]:
         folder = RunFolder(self.path)
         summary = folder.summary() if self.resumes else {}
         if self.resumes:
             self.number = max((r.get("number", -1) for r in folder.records()), default=-1) + 1
+            self.number += bool(summary.get("finished"))  # Finished itself is in no file
         started = self._stamped(self._started(summary))
         yield started
         if self._is_complete(summary):
@@ -168,10 +203,9 @@ class Job:
         except (GeneratorExit, KeyboardInterrupt):
             self._save_interrupted(folder)
             raise
-        finally:
-            if self.writer:
-                self.writer.close()
-        yield from self._close(folder)
+        costs = self._log_costs(folder)
+        self._report(folder)
+        yield from costs
         yield self._finished(folder)
 
     def _started(self, summary: Mapping[str, Any]) -> Started:
@@ -194,7 +228,7 @@ class Job:
 
     def _save_interrupted(self, folder: RunFolder) -> None:
         """Saves what there is, unless the weights are between two steps: then last/ stays."""
-        step, keeper = 0, self.keeper
+        step, keeper = int(folder.summary().get("step", 0)), self.keeper
         if keeper and keeper.trainer.whole:
             for event in keeper.trainer.unreported():
                 self._log(folder, event)
@@ -202,9 +236,9 @@ class Job:
             step = keeper.trainer.step
         elif keeper:
             keeper.wait()
-            step = int(folder.summary().get("step", 0))
+        self._log_costs(folder)
         self._log(folder, Interrupted(step))
-        self._close(folder)
+        self._report(folder)
 
     def _is_complete(self, summary: Mapping[str, Any]) -> bool:
         """Whether nothing is left to do: not after more steps or more patience were given."""
@@ -363,8 +397,8 @@ class Job:
                     self.writer.add_scalar(f"{record['event']}/{key}", value, step)
         return event
 
-    def _close(self, folder: RunFolder) -> list[PhaseDone]:
-        """Books the phases' costs and writes the report."""
+    def _log_costs(self, folder: RunFolder) -> list[PhaseDone]:
+        """Books what the session's phases took."""
         phases = [
             self._log(
                 folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb)
@@ -372,11 +406,14 @@ class Job:
             for name, cost in self.meter.costs.items()
         ]
         self.meter.costs.clear()
+        return phases
+
+    def _report(self, folder: RunFolder) -> None:
+        """Replaces the report and the overview by what the folder now says."""
         folder.write_report(render_report(folder))
         run = Run(folder.path)
         if run.history:
             folder.save_overview(overview(run))
-        return phases
 
     def _finished(self, folder: RunFolder) -> Finished:
         run = Run(folder.path)
