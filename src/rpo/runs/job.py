@@ -9,15 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rpo.config import METHODS
 from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.data.subject import Subject
-from rpo.errors import UserError, near_names
+from rpo.errors import UserError
 from rpo.events import (
-    FIELDS,
     Drawn,
     Event,
     Failed,
@@ -38,6 +36,7 @@ from rpo.report.report import render_report
 from rpo.runs.environment import hardware, model_files, versions
 from rpo.runs.folder import RunFolder, data_from, is_run
 from rpo.runs.meter import Meter, naming_exhausted_memory
+from rpo.runs.parts import Parts
 from rpo.runs.result import Run
 from rpo.runs.resume import check_unchanged, fingerprints
 from rpo.runs.spec import JobSpec
@@ -48,18 +47,6 @@ if TYPE_CHECKING:
     from rpo.models.backbone import Backbone
     from rpo.rewards.alignment import AlignmentReward
     from rpo.runs.keeping import Keeper
-    from rpo.training.stopping import StoppingRule
-    from rpo.training.validation import Judge
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What is given from outside, in place of what the settings name."""
-
-    method: type[Method] | None = None
-    reward: AlignmentReward | None = None
-    stopping: StoppingRule | None = None
-    judges: Mapping[str, Judge] = field(default_factory=dict)
 
 
 class Job:
@@ -76,8 +63,7 @@ class Job:
         self.number = 0  # of the next event
         self.writes = False  # whether this session has begun to change the run
 
-        self._check_method()
-        self._check_parts()
+        parts.check(self.config, RunFolder(self.path) if self.resumes else None)
         if self.config.quantize != "no":
             from rpo.models.quantization import refuse_impossible
 
@@ -96,50 +82,6 @@ class Job:
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)
-
-    def _check_method(self) -> None:
-        """Raises UserError for an unknown method, or for a learner that it cannot teach."""
-        config = self.config
-        if self.parts.method is not None:
-            return
-        if config.method not in METHODS and self.resumes:
-            raise UserError(
-                f"--resume: {self.path} was made in Python with a method of its own, the class "
-                f"{config.method}; give it again: rpo.train(..., resume=True, "
-                f"method={config.method})"
-            )
-        if config.method not in METHODS:
-            raise UserError(
-                f"unknown method {config.method!r}; {near_names(config.method, METHODS)}"
-            )
-        learners = METHODS[config.method].learners
-        if config.training.weights not in learners:
-            raise UserError(
-                f"training.weights {config.training.weights} cannot be taught by method "
-                f"{config.method}; use {' or '.join(learners)}"
-            )
-
-    def _check_parts(self) -> None:
-        """Raises UserError for judges whose names are taken, or for another reward than before."""
-        for name in self.parts.judges:
-            if name in FIELDS["validated"]:
-                raise UserError(
-                    f"judges: {name!r} is a name that Validated has itself; choose another"
-                )
-        if not self.resumes:
-            return
-        folder = RunFolder(self.path)
-        before = now = f"reward.model {self.config.reward.model}"
-        if self.parts.reward is not None:
-            now = type(self.parts.reward).__name__
-        if "reward" not in folder.environment()["models"]:
-            starts = (r["reward_model"] for r in folder.records() if r["event"] == "started")
-            before = next(starts, now)
-        if now != before:
-            raise UserError(
-                f"--resume: {self.path} was made with the reward {before}, not {now}; give the "
-                "same again, as reward= in Python if it was given there, or start a new run"
-            )
 
     def events(self) -> Generator[Event, None, None]:
         """The session. Whatever ends it, its last event says so: Finished, Failed or Interrupted.
@@ -305,9 +247,7 @@ class Job:
             },
         }
 
-    def _work(
-        self, folder: RunFolder, method: Method, reward: AlignmentReward
-    ) -> Iterator[Event]:
+    def _work(self, folder: RunFolder, method: Method, reward: AlignmentReward) -> Iterator[Event]:
         from rpo.learners import learner_class
         from rpo.runs.keeping import Keeper
         from rpo.training.loop import Trainer
@@ -400,9 +340,7 @@ class Job:
     def _log_costs(self, folder: RunFolder) -> list[PhaseDone]:
         """Books what the session's phases took."""
         phases = [
-            self._log(
-                folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb)
-            )
+            self._log(folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb))
             for name, cost in self.meter.costs.items()
         ]
         self.meter.costs.clear()
