@@ -29,6 +29,14 @@ from rpo.errors import UserError
 
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "online.weight": 2.5,
+    "online.lambda_online": 0.3,
+    "online.start": 7,
+    "online.every": 5,
+    "online.pictures": 3,
+    "online.steps": 12,
+    "online.late": 2,
+    "online.shift": 0.1,
     "method": "dpo",
     "training.schedule": "cosine",
     "training.warmup": 7,

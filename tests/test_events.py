@@ -156,16 +156,16 @@ def test_an_interrupt_beside_the_figures_of_a_step_reports_what_was_done(
 ) -> None:
     out, left = tmp_path / "run", [KeyboardInterrupt()]
     waiting = where == "waiting for the device"
-    initialise, stack = Trainer.__init__, torch.stack
+    initialise, cat = Trainer.__init__, torch.cat
 
     def as_on_a_gpu(self: Trainer, *arguments: Any) -> None:
         initialise(self, *arguments)
         self.report_every = 10
 
-    def interrupted(rows: Any) -> Tensor:
+    def interrupted(rows: Any, *more: Any, **named: Any) -> Tensor:
         if [row.shape for row in rows] == [(4,)] * 2 and left:  # two steps' norm, loss, figures
             raise left.pop()
-        return stack(rows)
+        return cat(rows, *more, **named)
 
     def rate(step: int, settings: Any) -> float:
         if step == 2 and left:
@@ -175,7 +175,7 @@ def test_an_interrupt_beside_the_figures_of_a_step_reports_what_was_done(
     with monkeypatch.context() as patch:
         if waiting:
             patch.setattr(Trainer, "__init__", as_on_a_gpu)
-            patch.setattr("rpo.training.loop.torch.stack", interrupted)
+            patch.setattr("rpo.training.loop.torch.cat", interrupted)
         else:
             patch.setattr("rpo.training.loop.learning_rate", rate)
         _, error = until_raised(events_of(world, out, method=ToyMethod))

@@ -53,6 +53,14 @@ METHODS: dict[str, MethodFacts] = {
         "preferences alone, without the similarity loss",
         DENOISER,
     ),
+    "online": MethodFacts(
+        "rpo.methods.online:Online",
+        "Online RPO",
+        "this project; after arXiv 2304.05977 and 2309.17400",
+        "the photos, and the reward of its own drawings while it learns",
+        DENOISER,
+        {"training": {"preference_weight": 0.0}},
+    ),
     "disenbooth": MethodFacts(
         "rpo.methods.disenbooth:DisenBooth",
         "DisenBooth",

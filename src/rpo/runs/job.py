@@ -22,6 +22,7 @@ from rpo.events import (
     Finished,
     Interrupted,
     Labelled,
+    Notice,
     PhaseDone,
     Progress,
     Started,
@@ -253,6 +254,10 @@ class Job:
         from rpo.training.loop import Trainer
         from rpo.training.validation import Validator
 
+        if not self.resumes:
+            learns = learner_class(self.config.training.weights)
+            for remark in learns.remarks(method.backbone, self.config):
+                yield self._log(folder, Notice(remark))
         tensors, state = folder.load_data(), folder.load_last()
         if state is None:
             folder.rewind(labelled=tensors is not None)
