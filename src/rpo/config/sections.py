@@ -193,6 +193,19 @@ class OnlineConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class DisenBoothConfig(Section):
+    """The two conditions, where method is disenbooth (arXiv 2305.03374)."""
+
+    _prefix: ClassVar[str] = "disenbooth."
+    weak_weight: float = _field(
+        0.01, "Weight of denoising the photos by the text alone, its lambda_2.", at_least=0
+    )
+    disentangle_weight: float = _field(
+        0.001, "Weight of the cosine of text and photo conditions, its lambda_3.", at_least=0
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
@@ -201,6 +214,7 @@ SECTIONS: dict[str, Any] = {
     "validation": ValidationConfig,
     "dreambooth": DreamBoothConfig,
     "online": OnlineConfig,
+    "disenbooth": DisenBoothConfig,
 }
 
 
@@ -256,6 +270,7 @@ class Config(Section):
     validation: ValidationConfig = ValidationConfig()
     dreambooth: DreamBoothConfig = DreamBoothConfig()
     online: OnlineConfig = OnlineConfig()
+    disenbooth: DisenBoothConfig = DisenBoothConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
