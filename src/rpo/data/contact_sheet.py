@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from rpo.data.subject import PhotoCheck, RejectedPhoto, read_photo
+from rpo.data.subject import PhotoCheck
+from rpo.errors import printable
 
 
 def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
@@ -49,19 +50,15 @@ _LABEL_COLOURS = {
 
 def _thumbnail(check: PhotoCheck, tile: int) -> Image.Image:
     """The photo, whole, in the middle of a grey square; the square alone if it is not readable."""
-    square = Image.new("RGB", (tile, tile), "#dddddd")
-    if check.status == "ignored":
-        return square
-    try:
-        photo, _ = read_photo(check.path)
-    except RejectedPhoto:
-        return square
-    return ImageOps.pad(photo, (tile, tile), Image.Resampling.LANCZOS, color="#dddddd")
+    size = (tile, tile)
+    if check.preview is None:
+        return Image.new("RGB", size, "#dddddd")
+    return ImageOps.pad(check.preview, size, Image.Resampling.LANCZOS, color="#dddddd")
 
 
 def _label(check: PhotoCheck, font: Any, width: int) -> list[str]:
     """The file's name, then the message in lines of at most `width` pixels."""
-    lines = [check.path.name]
+    lines = [printable(check.path.name)]
     for word in check.message.split():
         joined = f"{lines[-1]} {word}"
         if len(lines) > 1 and font.getlength(joined) <= width:
@@ -91,7 +88,6 @@ def _shortened(text: str, font: Any, width: int) -> str:
         letters = unicodedata.normalize("NFKD", text)
         text = "".join(letter for letter in letters if not unicodedata.combining(letter))
         text = text.encode("ascii", "replace").decode()
-    text = text.encode("utf-8", "replace").decode()  # names that are no valid Unicode
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

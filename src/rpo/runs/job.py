@@ -209,7 +209,7 @@ class _Job:
             folder = RunFolder.create(self.path, self.config, environment)
             folder.record(event_record(started))
             squares = self.subject.tensor(backbone.resolution).add(1).div(2)
-            names = [path.stem for path in self.subject.paths]
+            names = [Path(name).stem for name in self.subject.names]
             folder.save_images("photos", squares, names)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
@@ -288,7 +288,7 @@ class _Job:
                 "name": self.subject.name,
                 "noun": self.config.noun,
                 "kind": self.config.subject_kind,
-                "folder": str(self.subject.paths[0].resolve().parent),
+                "folder": self.subject.folder,
                 "photos": fingerprints(self.subject),
             },
             "models": {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo.config import SETTINGS, Config, changed, for_subject, value_of
-from rpo.runs.environment import file_hash, model_files
+from rpo.runs.environment import model_files
 from rpo.errors import UserError
 from rpo.runs.result import Run
 from rpo.runs.folder import RunFolder, check_free, expanded, is_run
@@ -118,4 +118,8 @@ def anchored(config: Config) -> Config:
 
 
 def fingerprints(subject: Subject) -> list[dict[str, str]]:
-    return [{"name": path.name, "sha256": file_hash(path)} for path in subject.paths]
+    """The photos' names and hashes as they were read, for environment.json."""
+    return [
+        {"name": name, "sha256": digest}
+        for name, digest in zip(subject.names, subject.sha256, strict=True)
+    ]

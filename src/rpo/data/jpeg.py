@@ -1,0 +1,120 @@
+"""Damage in a JPEG that its decoder passes over.
+
+libjpeg goes on after lost or foreign data, only warns, and Pillow keeps the warning to itself. A
+sound file shows two things: its compressed data are used up to the last byte and no further, and
+the picture looks like the thumbnail that the camera put beside it.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+_EOI, _SOS = 0xD9, 0xDA
+# What may stand behind a scan: the end, or what leads to another scan (DHT, SOS, DQT, DNL, DRI,
+# APPn, COM).
+_BEHIND_A_SCAN = {_EOI, 0xC4, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+# The decoder looks up to 8 bytes ahead: so many bytes of ones, each followed by the 00 that the
+# format wants behind FF. An encoder pads the last byte with ones too.
+_PADDING = b"\xff\x00" * 8
+
+
+class Scan(BytesIO):
+    """A JPEG's bytes for Pillow, which tell afterwards how many of them the decoder asked for.
+
+    The data of a single scan are served up to two bytes before their end, up to a padding put
+    behind them, and then on. A decoder that ends earlier had data left over, one that wants what
+    is behind the padding had too few.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._end, self.marker = _scan_end(data)
+        self._single = self.marker == _EOI
+        super().__init__(data[: self._end] + _PADDING + data[self._end :] if self._single else data)
+
+    def read(self, size: int | None = -1) -> bytes:
+        at = self.tell()
+        for stop in (self._end - 2, self._end + len(_PADDING)):
+            if self._single and size is not None and at < stop < at + size:
+                size = stop - at
+        return super().read(size)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether data are missing or left over. Only after the picture was decoded from here."""
+        if self.marker is None:
+            return False  # no end: decoding it has failed
+        if not self._single:  # several scans: only foreign markers are noticed
+            return self.marker not in _BEHIND_A_SCAN
+        return not self._end - 2 < self.tell() <= self._end + len(_PADDING)
+
+
+def _scan_end(data: bytes) -> tuple[int, int | None]:
+    """Where the first scan's data end, and the marker there; None where there is none."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill
+            at += 1
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _SOS:
+            break
+    else:
+        return len(data), None
+    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
+        marker = data[at + 1]
+        if marker == 0 or 0xD0 <= marker <= 0xD7:  # a byte FF of the data, a restart
+            at += 2
+        elif marker == 0xFF:
+            at += 1
+        else:
+            return at, marker
+    return len(data), None
+
+
+def unlike_thumbnail(photo: Image.Image) -> bool:
+    """Whether a decoded photo, not yet turned, looks other than the thumbnail in its EXIF data."""
+    thumbnail = _thumbnail(photo)
+    if thumbnail is None:
+        return False
+    best = min(
+        _difference(photo, thumbnail.rotate(angle, expand=True)) for angle in (0, 90, 180, 270)
+    )
+    return best > _MAX_DIFFERENT
+
+
+_CELLS, _MAX_LEVELS, _MAX_DIFFERENT = 16, 32, 0.1
+
+
+def _difference(photo: Image.Image, thumbnail: Image.Image) -> float:
+    """The share of 16 x 16 cells of which a colour differs by more than 32 of 255."""
+    # Cameras' thumbnails are 4:3, with black bars where the photo is not.
+    scale = min(thumbnail.width / photo.width, thumbnail.height / photo.height)
+    width, height = photo.width * scale, photo.height * scale
+    left, top = (thumbnail.width - width) / 2, (thumbnail.height - height) / 2
+    box = (left, top, left + width, top + height)
+    cells = [
+        np.asarray(image.convert("RGB").resize((_CELLS, _CELLS), Image.Resampling.BOX, area))
+        for image, area in ((photo, None), (thumbnail, box))
+    ]
+    levels = np.abs(cells[0].astype(int) - cells[1]).max(axis=-1)  # (16, 16)
+    return float((levels > _MAX_LEVELS).mean())
+
+
+def _thumbnail(photo: Image.Image) -> Image.Image | None:
+    blob: Any = photo.info.get("exif")
+    if not isinstance(blob, bytes):
+        return None
+    try:
+        directory = photo.getexif().get_ifd(ExifTags.IFD.IFD1)
+        start, length = directory[0x0201], directory[0x0202]  # JPEGInterchangeFormat, …Length
+        start += len(b"Exif\0\0") if blob.startswith(b"Exif\0\0") else 0
+        with Image.open(BytesIO(blob[start : start + length]), formats=("JPEG",)) as thumbnail:
+            thumbnail.load()
+            return thumbnail.convert("RGB")
+    except Exception:  # none, or a broken one, which raises nearly anything
+        return None
