@@ -21,6 +21,7 @@ _PHOTOMETRIC, _BITS = 262, 258  # tags of TIFF
 # Code points of ITU-T H.273 that are sRGB's, or so near that no screen distinguishes them.
 _PRIMARIES, _TRANSFERS = (1, 2, 5, 6, 7), (1, 2, 4, 6, 13, 14, 15)
 _EXPORT = "export it as an sRGB JPEG"
+_TAKEN = f"its colours are taken as sRGB: {_EXPORT}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def to_srgb(image: Image.Image, encoding: Encoding, notes: list[str]) -> Image.I
     elif image.mode not in (*_SPACES, "LAB"):
         image = image.convert("RGB")
     if encoding.hint:
-        notes.append(f"{encoding.hint}; its colours are taken as sRGB: {_EXPORT}")
+        notes.append(f"{encoding.hint}; {_TAKEN}")
     image = _converted(image, info, notes)
     darkest = Image.new("RGB", (1, 1), (1, 1, 1))
     if encoding.deep and max(_converted(darkest, info, []).tobytes()) >= _COARSE:
@@ -108,9 +109,9 @@ def _converted(image: Image.Image, info: Mapping[Any, Any], notes: list[str]) ->
                 image = image.convert("RGB")
             if space == _SPACES[image.mode]:
                 return _by_profile(image, source)
-            notes.append(f"its colour profile is for {space}; its colours are taken as sRGB")
+            notes.append(f"its colour profile is one for {space}; {_TAKEN}")
         except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError):
-            notes.append("its colour profile is damaged; its colours are taken as sRGB")
+            notes.append(f"its colour profile is damaged; {_TAKEN}")
     if image.mode != "RGB":
         image = image.convert("RGB")
     gamma = info.get("gamma")

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rpo.data.colour import Encoding, to_srgb
-from rpo.data.jpeg import Scan, unlike_thumbnail
+from rpo.data.damage import Scan, png_damage, unlike_thumbnail
 
 MAX_PIXELS = 150_000_000  # beyond any phone's full resolution; guards against decompression bombs
 MAX_BYTES = 1 << 30  # of a file: 150 megapixels of 16-bit colours, uncompressed, are 0.9 GB
@@ -74,6 +74,8 @@ def read_photo(path: Path) -> Photo:
     except PermissionError:
         raise RejectedPhoto("cannot be read; allow reading it") from None
     except Exception as error:  # a damaged file makes decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno:  # the system's, not a decoder's
+            raise RejectedPhoto(f"cannot be read ({error.strerror}); remove it") from None
         if "truncated" in str(error):
             raise RejectedPhoto("damaged, its end is missing; copy it again") from None
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -114,6 +116,8 @@ def _decode(data: bytes, ending: str, notes: list[str]) -> tuple[Image.Image, tu
         scale = KEPT_SIDE / min(width, height)
         photo.draft(None, (round(width * scale), round(height * scale)))  # a JPEG at 1/2, 1/4, 1/8
         photo.load()
+        if photo.format == "PNG" and (damage := png_damage(data)):
+            raise ValueError(damage)
         if isinstance(stream, Scan):
             if stream.damaged:
                 notes.append("its data are damaged; look at it, and copy it again if it is wrong")
@@ -146,6 +150,8 @@ def _why_unidentified(data: bytes) -> str:
         return "empty; copy it again"
     if data[4:8] == b"ftyp" and "HEIF" not in _readable_formats():
         return "HEIC needs `pip install pillow-heif`; install it or export the photo as JPEG"
+    if data[4:8] == b"ftyp" or data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0")):
+        return "damaged or of a kind that is not read; copy it again or export it as JPEG"
     return "not a picture, whatever its name says; remove it or export it as JPEG"
 
 

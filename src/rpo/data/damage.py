@@ -1,12 +1,14 @@
-"""Damage in a JPEG that its decoder passes over.
+"""Damage in a JPEG or PNG that its decoder passes over.
 
 libjpeg goes on after lost or foreign data, only warns, and Pillow keeps the warning to itself. A
 sound file shows two things: its compressed data are used up to the last byte and no further, and
-the picture looks like the thumbnail that the camera put beside it.
+the picture looks like the thumbnail that the camera put beside it. Of a PNG Pillow checks neither
+the sums over the pixels nor whether they are all there; both is done here.
 """
 
 from __future__ import annotations
 
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -118,3 +120,51 @@ def _thumbnail(photo: Image.Image) -> Image.Image | None:
             return thumbnail.convert("RGB")
     except Exception:  # none, or a broken one, which raises nearly anything
         return None
+
+
+def png_damage(data: bytes) -> str:
+    """What is wrong with a PNG's pixel data: "checksum", "truncated" or empty."""
+    at, inflate, length, promised = 8, zlib.decompressobj(), 0, _png_length(data[16:29])
+    while at + 12 <= len(data) and length <= promised:
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body = memoryview(data)[at + 8 : at + 8 + size]
+        if kind == b"IDAT":
+            if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(
+                data[at + 8 + size : at + 12 + size], "big"
+            ):
+                return "checksum"
+            try:
+                length += _inflated(inflate, body, promised - length)
+            except zlib.error:
+                return "checksum"
+        at += 12 + size
+    return "truncated" if length < promised else ""
+
+
+def _inflated(inflate: Any, body: memoryview, most: int) -> int:
+    """How many bytes a piece of zlib's data becomes; they are not kept, nor counted far beyond."""
+    length, rest = 0, bytes(body)
+    while rest and length <= most:
+        length += len(inflate.decompress(rest, 1 << 20))
+        rest = inflate.unconsumed_tail
+    return length
+
+
+# Interlaced, a PNG is seven pictures: from this column on every so many, from this row on likewise.
+_ADAM7: tuple[tuple[int, int, int, int], ...] = (
+    *((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4)),
+    *((0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2)),
+)
+_WHOLE: tuple[tuple[int, int, int, int], ...] = ((0, 1, 0, 1),)
+
+
+def _png_length(header: bytes) -> int:
+    """Bytes of the pixels and their filters that a PNG's IHDR promises."""
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    bits = header[8] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(header[9], 1)
+    length = 0
+    for left, columns, top, rows in _ADAM7 if header[12] else _WHOLE:
+        across = -(-(width - left) // columns) if width > left else 0
+        down = -(-(height - top) // rows) if height > top else 0
+        length += down * (1 + -(-across * bits // 8)) if across else 0
+    return length
