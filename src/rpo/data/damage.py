@@ -33,13 +33,14 @@ class Scan(BytesIO):
     """
 
     def __init__(self, data: bytes) -> None:
-        self._end, self.marker = _scan_end(data)
+        start, end, self.marker = _scan(data)
+        self._stops = (max(end - 2, start), end + len(_PADDING))
         self._single = self.marker == _EOI
-        super().__init__(data[: self._end] + _PADDING + data[self._end :] if self._single else data)
+        super().__init__(data[:end] + _PADDING + data[end:] if self._single else data)
 
     def read(self, size: int | None = -1) -> bytes:
         at = self.tell()
-        for stop in (self._end - 2, self._end + len(_PADDING)):
+        for stop in self._stops:
             if self._single and size is not None and at < stop < at + size:
                 size = stop - at
         return super().read(size)
@@ -51,11 +52,11 @@ class Scan(BytesIO):
             return False  # no end: decoding it has failed
         if not self._single:  # several scans: only foreign markers are noticed
             return self.marker not in _BEHIND_A_SCAN
-        return not self._end - 2 < self.tell() <= self._end + len(_PADDING)
+        return not self._stops[0] < self.tell() <= self._stops[1]
 
 
-def _scan_end(data: bytes) -> tuple[int, int | None]:
-    """Where the first scan's data end, and the marker there; None where there is none."""
+def _scan(data: bytes) -> tuple[int, int, int | None]:
+    """Where the first scan's data begin and end, and the marker there; None if there is none."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -66,7 +67,8 @@ def _scan_end(data: bytes) -> tuple[int, int | None]:
         if marker == _SOS:
             break
     else:
-        return len(data), None
+        return len(data), len(data), None
+    start = at
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]
         if marker == 0 or 0xD0 <= marker <= 0xD7:  # a byte FF of the data, a restart
@@ -74,8 +76,8 @@ def _scan_end(data: bytes) -> tuple[int, int | None]:
         elif marker == 0xFF:
             at += 1
         else:
-            return at, marker
-    return len(data), None
+            return start, at, marker
+    return start, len(data), None
 
 
 def unlike_thumbnail(photo: Image.Image) -> bool:

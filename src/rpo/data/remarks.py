@@ -1,8 +1,8 @@
 """What to say about photos that can be read but teach little: exposure, blur, sameness.
 
 Every measure is taken on a reduced picture, so that it judges what a model will see. The bounds
-were set on DreamBench's 158 photos and the bundled subjects: none of them is called blurred, dark
-or nearly the same as another.
+were set on DreamBench's 158 photos and the bundled subjects: nothing is said of any photo, and of
+one subject in sixty, a cartoon's stills, that its photos are alike.
 """
 
 from __future__ import annotations
