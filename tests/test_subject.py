@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import os
 import struct
 import subprocess
 import sys
@@ -17,8 +19,10 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from rpo.data import photo as photo_module
 from rpo.data import subject as subject_module
+from rpo.data.contact_sheet import contact_sheet
 from rpo.data.subject import LIVE_NOUNS, PhotoCheck, Subject, check_folder
 from rpo.errors import UserError
+from rpo.runs.resume import fingerprints
 
 DREAMBENCH = Path(__file__).resolve().parents[2] / "shared" / "dreambench"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -591,6 +595,151 @@ def test_the_classes_of_dreambench_have_its_kinds() -> None:
     assert len(classes) == 15
     assert live == {"cat", "dog"}
     assert all(noun == noun.lower() and " " not in noun for noun in LIVE_NOUNS)
+
+
+# Once read, files do not matter any more
+
+
+def test_each_file_is_opened_once_and_hashed_as_it_was_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, really = [], os.open
+    for name in ("1.jpg", "2.png", "3.dng"):
+        quarters(60 + len(name), 60).save(folder / name, "JPEG" if name == "1.jpg" else "PNG")
+    flat(BLUE).save(folder / "2.png")
+
+    def counted(path: object, *arguments: int, **options: object) -> int:
+        if Path(path).parent == folder:
+            opened.append(Path(path).name)
+        return really(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", counted)
+    data = {path.name: path.read_bytes() for path in folder.iterdir()}
+    opened.clear()
+    subject = Subject.from_folder(folder, "dog", small_below=32)
+    contact_sheet(subject.checks)
+    assert opened == ["1.jpg", "2.png"]
+    assert list(subject.sha256) == [
+        hashlib.sha256(data[name]).hexdigest() for name in ("1.jpg", "2.png")
+    ]
+    assert [check.message for check in subject.checks] == ["", "", "not used: export it as JPEG"]
+    for path in folder.iterdir():
+        path.unlink()
+    assert fingerprints(subject) == [
+        {"name": name, "sha256": hashlib.sha256(data[name]).hexdigest()}
+        for name in ("1.jpg", "2.png")
+    ]
+
+
+def test_names_are_one_line_each_and_the_subjects_fits_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("\x1b[2J" + "x" * 200)
+    folder.mkdir()
+    names = ["a\nb.png", os.fsdecode(b"b\xe9.png"), "c\x1b[31m.png", "ü\u202e.png"]
+    for index, name in enumerate(names):
+        quarters(300 + index, 300).save(folder / name)
+    subject = Subject.from_folder(folder, "dog")
+    assert subject.names == ("a\\nb.png", "b\\udce9.png", "c\\x1b[31m.png", "ü\\u202e.png")
+    assert subject.name == "\\x1b[2J" + "x" * 53
+    assert subject.folder == str(tmp_path / ("\\x1b[2J" + "x" * 200))
+
+
+def test_the_empty_name_is_not_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat(RED).save(folder / "1.png")
+    flat(BLUE).save(folder / "2.png")
+    monkeypatch.chdir(folder)
+    assert len(check_folder(".")) == 2
+    for refused in (check_folder, lambda folder: Subject.from_folder(folder, "dog")):
+        with pytest.raises(UserError, match="folder is empty; name the folder"):
+            refused("")
+
+
+def test_a_photo_that_becomes_a_pipe_does_not_hang(folder: Path) -> None:
+    os.mkfifo(folder / "a.png")
+    with pytest.raises(photo_module.RejectedPhoto, match="no file"):
+        photo_module.read_photo(folder / "a.png")
+
+
+def test_a_huge_jpeg_is_decoded_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photo_module, "KEPT_SIDE", 64)
+    sizes = []
+    load = ImageFile.ImageFile.load
+
+    def watched(image: ImageFile.ImageFile) -> object:
+        sizes.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", watched)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = quarters(1000, 800).transpose(Image.Transpose.ROTATE_90)
+    turned.save(folder / "a.jpg", exif=exif, quality=95)
+    quarters(1000, 800).save(folder / "b.png")
+    sizes.clear()
+    photo, other = (photo_module.read_photo(folder / name) for name in ("a.jpg", "b.png"))
+    assert sizes[0] == (100, 125)  # an eighth
+    assert photo.size == other.size == (1000, 800)
+    assert photo.image.size == other.image.size == (80, 64)
+    assert_quarters(photo.image, tolerance=6)
+    assert_quarters(other.image)
+
+
+# Pictures in memory
+
+
+def test_from_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = quarters(60, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = photo.transpose(Image.Transpose.ROTATE_90)
+    stored.info["exif"] = exif.tobytes()
+    clear = Image.new("RGBA", (40, 40), (9, 9, 9, 0))
+    subject = Subject.from_images([stored, clear], "corgi  dog", name="my dog")
+    assert (subject.noun, subject.kind, subject.name) == ("corgi dog", "live", "my dog")
+    assert (subject.paths, subject.names, subject.folder) == ((), ("1", "2"), "")
+    assert_quarters(subject.images[0])
+    assert subject.images[0].size == (60, 40)
+    assert subject.images[1].getpixel((3, 3)) == WHITE
+    pixels = hashlib.sha256(b"(60, 40)" + photo.tobytes()).hexdigest()
+    assert fingerprints(subject)[0] == {"name": "1", "sha256": pixels}
+
+
+def test_from_tensors() -> None:
+    pixels = np.stack([np.asarray(quarters(40, 40)), np.asarray(flat(BLUE, (40, 40)))])
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    for given in (tensor, list(tensor), tensor.half()):
+        subject = Subject.from_images(given, "vase", kind="live")
+        assert subject.kind == "live"
+        assert_quarters(subject.images[0])
+        torch.testing.assert_close(subject.tensor(40), tensor * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "only 0; add more"),
+        ([quarters()], "only 1; add more"),
+        ([quarters(), quarters()], "image 2: the same as image 1"),
+        ([quarters(), "a.png"], "image 2: neither a PIL image nor a tensor, but str"),
+        ([quarters(), flat(RED, (31, 99))], "image 2: smaller than 32 pixels"),
+        (torch.rand(2, 64, 64), r"image 1: a tensor must be \(3, H, W\), not \(64, 64\)"),
+        (torch.rand(2, 4, 64, 64), r"image 1: a tensor must be \(3, H, W\)"),
+        (torch.rand(2, 3, 64, 64) * 255, "floats from 0 to 1; divide by 255"),
+        (torch.rand(2, 3, 64, 64) - 0.5, "floats from 0 to 1"),
+        (torch.full((2, 3, 64, 64), math.nan), "floats from 0 to 1"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "floats from 0 to 1"),
+    ],
+)
+def test_pictures_in_memory_that_are_refused(images: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Subject.from_images(images, "dog")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", "a/b", "a\nb", "x" * 61])
+def test_the_name_of_pictures_in_memory_must_name_a_folder(name: str) -> None:
+    with pytest.raises(UserError, match="name .* give one that can name a folder"):
+        Subject.from_images([quarters(), flat(RED)], "dog", name=name)
 
 
 def subject_of(*images: Image.Image) -> Subject:

@@ -180,7 +180,12 @@ class Subject:
         tensor of another shape or range.
         """
         noun, kind = _checked_noun(noun, kind)
-        if not name.strip() or name != Path(name).name or len(name) > _LONGEST_NAME:
+        if (
+            not name.strip(" .")
+            or printable(name) != name
+            or name != Path(name).name
+            or len(name) > _LONGEST_NAME
+        ):
             raise UserError(f"name {name!r}: give one that can name a folder, such as my-dog")
         if len(images) < MIN_PHOTOS:
             raise UserError(f"images: only {len(images)}; add more, best are 4 to 6")
