@@ -47,8 +47,10 @@ def page() -> str:
         "formula gives. Remarks and refusals name the file, the reason and the remedy. This page",
         "is written by `python -m tests.corpus`.",
         "",
-        "Not every damage can be seen. Where as much picture stands in for what a JPEG lost, or",
-        "where that lay between two restart markers, only a thumbnail can tell.",
+        "Every cut is noticed, but not every damage. Where other data stand in for what a JPEG",
+        "lost, in a progressive one or between two restart markers, only its thumbnail can tell.",
+        "WebP, HEIC, AVIF, GIF, BMP, and TIFF unless it is deflated, have no sums over their",
+        "pixels: what is decoded without an error is used.",
     ]
     for group in dict.fromkeys(case.group for case in CASES):
         lines += [

@@ -57,10 +57,14 @@ def damage() -> Iterator[Case]:
         make = written("a.jpg", data[0])
         yield Case(group, f"{name} named .jpg", make, "rejected", data[1], None, None)
     jpeg = noisy["JPEG"]
+    restarting = encoded("JPEG", noise(), quality=90, restart_marker_rows=1)
     start = jpeg.index(b"\xff\xda") + 200
     says = "its data are damaged; look at it, and copy it again if it is wrong"
     for name, data in {
         "a sector of zeros": jpeg[:start] + bytes(512) + jpeg[start + 512 :],
+        "a sector of zeros between restarts": restarting[:start]
+        + bytes(512)
+        + restarting[start + 512 :],
         "a sector lost": jpeg[:start] + jpeg[start + 512 :],
         "bytes before its end": jpeg[:-2] + b"\x55" * 64 + jpeg[-2:],
     }.items():
@@ -83,6 +87,11 @@ def damage() -> Iterator[Case]:
     png = noisy["PNG"]
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 0xFF
+    deflated = encoded("TIFF", noise(), compression="tiff_adobe_deflate")
+    spoilt = deflated[:9000] + bytes(64) + deflated[9064:]
+    says = "damaged … copy it again"
+    name = "deflated TIFF with zeros in it"
+    yield Case(group, name, written("a.tif", spoilt), "rejected", says, None, None)
     for name, data in {"a flipped byte": bytes(flipped), "a foreign size": _sized(png)}.items():
         make = written("a.png", data)
         yield Case(

@@ -1,9 +1,9 @@
-"""Damage in a JPEG or PNG that its decoder passes over.
+"""Damage that decoders pass over: of a JPEG, a PNG and a deflated TIFF.
 
 libjpeg goes on after lost or foreign data, only warns, and Pillow keeps the warning to itself. A
 sound file shows two things: its compressed data are used up to the last byte and no further, and
 the picture looks like the thumbnail that the camera put beside it. Of a PNG Pillow checks neither
-the sums over the pixels nor whether they are all there; both is done here.
+the sums over the pixels nor whether they are all there, and libtiff goes on after a wrong sum.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-_EOI, _SOS = 0xD9, 0xDA
+_EOI, _SOS, _DHT = 0xD9, 0xDA, 0xC4
+_END_OF_BLOCK = 0
 # What may stand behind a scan: the end, or what leads to another scan (DHT, SOS, DQT, DNL, DRI,
 # APPn, COM).
-_BEHIND_A_SCAN = {_EOI, 0xC4, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+_BEHIND_A_SCAN = {_EOI, _DHT, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 # The decoder looks up to 8 bytes ahead: so many bytes of ones, each followed by the 00 that the
 # format wants behind FF. An encoder pads the last byte with ones too.
 _PADDING = b"\xff\x00" * 8
+# A sector that was never written. At 3 bits a coefficient, more than a block without a zero in it.
+_ZEROS = bytes(32)
 
 
 class Scan(BytesIO):
@@ -33,7 +36,8 @@ class Scan(BytesIO):
     """
 
     def __init__(self, data: bytes) -> None:
-        start, end, self.marker = _scan(data)
+        start, end, self.marker, flat = _scan(data)
+        self._hollow = not flat and data.find(_ZEROS, start, end) >= 0
         self._stops = (max(end - 2, start), end + len(_PADDING))
         self._single = self.marker == _EOI
         super().__init__(data[:end] + _PADDING + data[end:] if self._single else data)
@@ -52,22 +56,31 @@ class Scan(BytesIO):
             return False  # no end: decoding it has failed
         if not self._single:  # several scans: only foreign markers are noticed
             return self.marker not in _BEHIND_A_SCAN
-        return not self._stops[0] < self.tell() <= self._stops[1]
+        return self._hollow or not self._stops[0] < self.tell() <= self._stops[1]
 
 
-def _scan(data: bytes) -> tuple[int, int, int | None]:
-    """Where the first scan's data begin and end, and the marker there; None if there is none."""
+def _scan(data: bytes) -> tuple[int, int, int | None, bool]:
+    """Where the first scan's data begin and end, and the marker there; None if there is none.
+
+    Then whether a flat part may be zero bytes alone: where the first component's code of zeros
+    ends a block. In the usual table, and in most others, it stands for a coefficient.
+    """
     at = 2
+    zero_codes: dict[int, int] = {}
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill
             at += 1
             continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+        at += 4 + len(segment)
+        if marker == _DHT:
+            zero_codes |= _zero_codes(segment)
         if marker == _SOS:
             break
     else:
-        return len(data), len(data), None
+        return len(data), len(data), None, True
+    flat = len(segment) < 3 or zero_codes.get(0x10 | segment[2] & 15, 0) == _END_OF_BLOCK
     start = at
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]
@@ -76,8 +89,20 @@ def _scan(data: bytes) -> tuple[int, int, int | None]:
         elif marker == 0xFF:
             at += 1
         else:
-            return start, at, marker
-    return start, len(data), None
+            return start, at, marker, flat
+    return start, len(data), None, flat
+
+
+def _zero_codes(segment: bytes) -> dict[int, int]:
+    """What the code of zeros means in each Huffman table of a DHT segment, by class and number.
+
+    Codes are given out from zeros on, so it is the first symbol.
+    """
+    found, at = {}, 0
+    while at + 17 < len(segment):
+        found[segment[at]] = segment[at + 17]
+        at += 17 + sum(segment[at + 1 : at + 17])
+    return found
 
 
 def unlike_thumbnail(photo: Image.Image) -> bool:
@@ -170,3 +195,25 @@ def _png_length(header: bytes) -> int:
         down = -(-(height - top) // rows) if height > top else 0
         length += down * (1 + -(-across * bits // 8)) if across else 0
     return length
+
+
+def tiff_damage(photo: Image.Image, data: bytes) -> str:
+    """What is wrong with the deflated strips or tiles of an opened TIFF, as for a PNG."""
+    tags = getattr(photo, "tag_v2", {})
+    if tags.get(_COMPRESSION) not in _DEFLATE:
+        return ""
+    starts, sizes = (tags.get(strips, tags.get(tiles, ())) for strips, tiles in _PIECES)
+    for start, size in zip(starts, sizes, strict=False):
+        inflate = zlib.decompressobj()
+        try:
+            _inflated(inflate, memoryview(data)[start : start + size], _MAX_PIECE)
+        except zlib.error:
+            return "checksum"
+        if not inflate.eof:
+            return "truncated"
+    return ""
+
+
+_COMPRESSION, _DEFLATE = 259, (8, 32946)
+_PIECES = ((273, 324), (279, 325))  # offsets and byte counts, of strips or of tiles
+_MAX_PIECE = 1 << 30  # bytes; what is larger is not a photo's

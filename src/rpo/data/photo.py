@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rpo.data.colour import Encoding, to_srgb
-from rpo.data.damage import Scan, png_damage, unlike_thumbnail
+from rpo.data.damage import Scan, png_damage, tiff_damage, unlike_thumbnail
 
 MAX_PIXELS = 150_000_000  # beyond any phone's full resolution; guards against decompression bombs
 MAX_BYTES = 1 << 30  # of a file: 150 megapixels of 16-bit colours, uncompressed, are 0.9 GB
@@ -116,7 +116,8 @@ def _decode(data: bytes, ending: str, notes: list[str]) -> tuple[Image.Image, tu
         scale = KEPT_SIDE / min(width, height)
         photo.draft(None, (round(width * scale), round(height * scale)))  # a JPEG at 1/2, 1/4, 1/8
         photo.load()
-        if photo.format == "PNG" and (damage := png_damage(data)):
+        damage = png_damage(data) if photo.format == "PNG" else tiff_damage(photo, data)
+        if damage:
             raise ValueError(damage)
         if isinstance(stream, Scan):
             if stream.damaged:
