@@ -685,6 +685,26 @@ def test_a_huge_jpeg_is_decoded_small(folder: Path, monkeypatch: pytest.MonkeyPa
     assert_quarters(other.image)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "megabytes"), [("jpg", 400), ("png", 1000)])
+def test_144_megapixels_in_bounded_memory(folder: Path, ending: str, megabytes: int) -> None:
+    """The peak beyond what the imports took. A PNG is decoded whole, at 4 bytes a pixel."""
+    resource = pytest.importorskip("resource")
+    assert resource
+    image = Image.effect_noise((1500, 1500), 60).convert("RGB").resize((12_000, 12_000))
+    options = {"quality": 85} if ending == "jpg" else {"compress_level": 1}
+    image.save(folder / f"a.{ending}", **options)
+    code = (
+        "import sys, resource; from pathlib import Path; from rpo.data.photo import read_photo;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10; before = peak();"
+        "photo = read_photo(Path(sys.argv[1])); print(peak() - before, *photo.image.size)"
+    )
+    command = [sys.executable, "-c", code, str(folder / f"a.{ending}")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert out[1:] == ["2048", "2048"]
+    assert int(out[0]) < megabytes
+
+
 # Pictures in memory
 
 

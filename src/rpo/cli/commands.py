@@ -238,7 +238,8 @@ app.command("export")(export_command)
 def check(
     photos: PhotosArgument,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also write a contact sheet.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also write a contact sheet with the crops."),
     ] = None,
 ) -> None:
     r"""Show which photos would be used, and what is wrong with others.

@@ -16,7 +16,7 @@ def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
     """Every checked photo on one RGB sheet, `tile` pixels each, labelled with name and message.
 
     Rejected photos are crossed out in red, warnings are amber, what is ignored is an empty grey
-    tile. Raises ValueError without checks.
+    tile, and what lies outside a photo's centre square is faded. Raises ValueError without checks.
     """
     if not checks:
         raise ValueError("no checks to show")
@@ -39,6 +39,7 @@ def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
     return sheet
 
 
+_GREY = "#dddddd"
 _LABEL_LINES = 5
 _LABEL_COLOURS = {
     "ok": "#333333",
@@ -49,11 +50,18 @@ _LABEL_COLOURS = {
 
 
 def _thumbnail(check: PhotoCheck, tile: int) -> Image.Image:
-    """The photo, whole, in the middle of a grey square; the square alone if it is not readable."""
-    size = (tile, tile)
-    if check.preview is None:
-        return Image.new("RGB", size, "#dddddd")
-    return ImageOps.pad(check.preview, size, Image.Resampling.LANCZOS, color="#dddddd")
+    """The photo, whole, in the middle of a grey square; the square alone if it is not readable.
+
+    What lies outside its centre square, which alone is trained on, is faded.
+    """
+    size, photo = (tile, tile), check.preview
+    if photo is None:
+        return Image.new("RGB", size, _GREY)
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    faded = Image.blend(photo, Image.new("RGB", photo.size, _GREY), 0.7)
+    faded.paste(photo.crop((left, top, left + side, top + side)), (left, top))
+    return ImageOps.pad(faded, size, Image.Resampling.LANCZOS, color=_GREY)
 
 
 def _label(check: PhotoCheck, font: Any, width: int) -> list[str]:
