@@ -92,9 +92,9 @@ def remark_on_folder(checks: Sequence[PhotoCheck]) -> str:
 class Subject:
     """What is learned: its class noun and its photos (RGB, upright), by name order.
 
-    Photos whose short side is over `KEPT_SIDE` pixels are kept reduced to it: the job holds them
-    all its life, and a phone's full resolution is 150 MB a photo. `sha256` is that of each photo's
-    file as it was read, or of the pixels where they came without a file (then `paths` is empty).
+    Photos whose short side is over 2048 pixels are kept reduced to it: the job holds them all its
+    life, and a phone's full resolution is 150 MB a photo. `sha256` is that of each photo's file as
+    it was read, or of the pixels where they came without a file (then `paths` is empty).
     """
 
     noun: str
@@ -240,11 +240,11 @@ def _from_memory(image: Image.Image | torch.Tensor, which: str) -> Image.Image:
         image = Image.fromarray(pixels.numpy())
     elif not isinstance(image, Image.Image):
         raise UserError(f"{which}: neither a PIL image nor a tensor, but {type(image).__name__}")
+    if min(image.size) < MIN_SIDE:
+        raise UserError(f"{which}: smaller than {MIN_SIDE} pixels; give a larger one")
     try:
-        if min(image.size) < MIN_SIDE:
-            raise UserError(f"{which}: smaller than {MIN_SIDE} pixels; give a larger one")
         return prepare(image, [])
-    except (OSError, ValueError) as error:
+    except Exception as error:  # one opened from a damaged file, which raises nearly anything
         raise UserError(f"{which}: cannot be read ({error}); give another") from None
 
 
