@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import unicodedata
 from pathlib import Path
@@ -12,6 +13,7 @@ from corpus import CASES, PAGE, page
 from corpus.case import Case, quarters
 
 from rpo.cli import commands as cli
+from rpo.data.photo import RejectedPhoto, read_photo
 from rpo.data.subject import PhotoCheck, check_folder
 from rpo.errors import UserError
 
@@ -76,3 +78,34 @@ def test_case(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     if case.status == "folder refused":
         assert code == cli.WRONG_INPUT
         assert says(case, err)
+
+
+def test_spoilt_files_never_end_in_a_traceback(tmp_path: Path) -> None:
+    """Bytes changed, lost and put in, most of them near the head, where the formats' rules are."""
+    draw = random.Random(0)
+    sound: list[tuple[str, bytes]] = []
+    for index, case in enumerate(CASES):
+        if case.group in ("formats", "colours", "depth", "transparency") and index % 4 == 0:
+            folder = tmp_path / str(index)
+            folder.mkdir()
+            case.make(folder)
+            sound += [(path.suffix, path.read_bytes()) for path in folder.iterdir()]
+    assert len({suffix for suffix, _ in sound}) >= 6
+    verdicts = set()
+    for _ in range(600):
+        suffix, data = draw.choice(sound)
+        spoilt = bytearray(data)
+        for _ in range(draw.choice((1, 3, 20))):
+            at = min(int(draw.expovariate(1 / 200)), len(spoilt) - 8)
+            spoilt[at : at + draw.choice((0, 1, 4))] = draw.choice(
+                (bytes(4), b"\xff" * 4, draw.randbytes(draw.randrange(20)))
+            )
+        path = tmp_path / f"spoilt{suffix}"
+        path.write_bytes(bytes(spoilt))
+        try:
+            photo = read_photo(path)
+            assert photo.image.mode == "RGB"
+            verdicts.add("noted" if photo.notes else "read")
+        except RejectedPhoto:
+            verdicts.add("rejected")
+    assert verdicts == {"read", "noted", "rejected"}

@@ -745,6 +745,7 @@ def test_from_tensors() -> None:
         ([quarters(), flat(RED, (31, 99))], "image 2: smaller than 32 pixels"),
         (torch.rand(2, 64, 64), r"image 1: a tensor must be \(3, H, W\), not \(64, 64\)"),
         (torch.rand(2, 4, 64, 64), r"image 1: a tensor must be \(3, H, W\)"),
+        (torch.rand(2, 3, 0, 64), r"image 1: a tensor must be \(3, H, W\)"),
         (torch.rand(2, 3, 64, 64) * 255, "floats from 0 to 1; divide by 255"),
         (torch.rand(2, 3, 64, 64) - 0.5, "floats from 0 to 1"),
         (torch.full((2, 3, 64, 64), math.nan), "floats from 0 to 1"),

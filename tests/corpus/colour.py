@@ -136,6 +136,9 @@ def depths() -> Iterator[Case]:
     yield Case(
         group, "16-bit grey", written("a.tif", tiff(deep)), colours=GREY_COLOURS, variant="TIFF"
     )
+    big_endian = Image.fromarray(deep.astype(">u2"))
+    make = saved("a.tif", big_endian)
+    yield Case(group, "16-bit grey", make, colours=GREY_COLOURS, variant="TIFF, big-endian")
     make = written("a.tif", tiff(65535 - deep, photometric=0))
     yield Case(group, "TIFF where 0 is white", make, colours=GREY_COLOURS, variant="16 bits")
     eight = np.asarray(grey())

@@ -231,7 +231,7 @@ def _kind_of(noun: str) -> Kind:
 def _from_memory(image: Image.Image | torch.Tensor, which: str) -> Image.Image:
     """A PIL image, or a (3, H, W) tensor in [0, 1], as read photos are. Raises UserError."""
     if isinstance(image, torch.Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
+        if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise UserError(f"{which}: a tensor must be (3, H, W), not {tuple(image.shape)}")
         values = image.detach().cpu().double()
         if not image.is_floating_point() or not ((values >= 0) & (values <= 1)).all():
