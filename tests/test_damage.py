@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus.case import encoded, noise, scene
-from corpus.files import interlaced
+from corpus.faults import exif_with_thumbnail
+from corpus.files import chunk, interlaced
 from PIL import Image
 
 from rpo.data.damage import Scan, png_damage, tiff_damage, unlike_thumbnail
@@ -87,9 +88,7 @@ def test_no_real_photo_is_called_damaged() -> None:
 
 
 def with_thumbnail(picture: Image.Image, thumbnail: Image.Image) -> Image.Image:
-    from corpus.faults import _exif_with_thumbnail
-
-    exif = _exif_with_thumbnail(encoded("JPEG", thumbnail))
+    exif = exif_with_thumbnail(encoded("JPEG", thumbnail))
     found = Image.open(BytesIO(encoded("JPEG", picture, exif=exif)))
     found.load()
     return found
@@ -134,8 +133,6 @@ def test_spoilt_pngs_are_found() -> None:
         spoilt = bytearray(png)
         spoilt[at + offset] ^= 1
         assert png_damage(bytes(spoilt)) == "checksum"
-    from corpus.files import chunk
-
     raw = zlib.decompress(pixels)
     short = zlib.compress(raw[:-1])
     kinds = dict(png_chunks(png)) | {b"IDAT": short}
@@ -144,8 +141,6 @@ def test_spoilt_pngs_are_found() -> None:
 
 
 def test_what_inflates_without_end_is_left_alone() -> None:
-    from corpus.files import chunk
-
     png = encoded("PNG", Image.new("RGB", (4, 4)))
     bomb = chunk(b"IDAT", zlib.compress(bytes(50_000_000), 9))
     spoilt = png[:33] + bomb + chunk(b"IEND", b"")

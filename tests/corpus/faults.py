@@ -77,7 +77,7 @@ def damage() -> Iterator[Case]:
         ("its own", encoded("JPEG", scene().resize((48, 36))), "ok"),
         ("a broken one", b"\xff\xd8broken", "ok"),
     ):
-        make = saved("a.jpg", exif=_exif_with_thumbnail(thumbnail), quality=95)
+        make = saved("a.jpg", exif=exif_with_thumbnail(thumbnail), quality=95)
         says = (
             "unlike its own thumbnail: damaged, or edited since; look at it"
             if status == "warning"
@@ -117,7 +117,7 @@ def _sized(png: bytes) -> bytes:
     return png[:8] + chunk(b"IHDR", struct.pack(">II", width, height * 4) + png[24:29]) + png[33:]
 
 
-def _exif_with_thumbnail(thumbnail: bytes) -> bytes:
+def exif_with_thumbnail(thumbnail: bytes) -> bytes:
     """IFD0, empty, and IFD1 with a thumbnail at byte 8 + 6 + 30."""
     entries = struct.pack("<HHII", 0x0201, 4, 1, 44) + struct.pack(
         "<HHII", 0x0202, 4, 1, len(thumbnail)
