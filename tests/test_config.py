@@ -28,6 +28,20 @@ from rpo.errors import UserError
 
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "online.weight": 2.5,
+    "online.lambda_online": 0.3,
+    "online.start": 7,
+    "online.every": 5,
+    "online.pictures": 3,
+    "online.steps": 12,
+    "online.late": 2,
+    "online.shift": 0.1,
+    "method": "dpo",
+    "training.schedule": "cosine",
+    "training.warmup": 7,
+    "training.ema": 0.9,
+    "training.photos": 3,
+    "training.flip": True,
     "model": "models/Größe 2",
     "noun": 'dög "in quotes"',
     "identifier": "sks",
@@ -83,7 +97,7 @@ def other_config() -> Config:
 
 
 def test_every_field_is_a_setting_with_one_sentence_of_help() -> None:
-    sections = {"sampling", "training", "lora", "reward", "validation"}
+    sections = {"sampling", "training", "lora", "reward", "validation", "online"}
     names = {field.name for field in dataclasses.fields(Config)} - sections
     for section in sections:
         owner = getattr(Config(), section)
@@ -314,7 +328,7 @@ def test_both_loss_weights_zero_is_refused() -> None:
         ("patience=1", "unknown setting 'patience'; did you mean validation.patience?"),
         ("seed.x=1", "did you mean seed?"),
         ("reward=1", "did you mean reward.model or reward.mean"),
-        ("xyzzy=1", "choose from model, noun, identifier"),
+        ("xyzzy=1", "choose from model, method, noun"),
     ],
 )
 def test_a_wrong_override_is_quoted_with_the_remedy(override: str, message: str) -> None:

@@ -18,7 +18,6 @@ from rpo.cli import commands as cli
 from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import StepDone
-from rpo.runs import job
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +70,14 @@ def test_pictures_in_memory_resume_with_the_same_ones_only(world: World, tmp_pat
     images = Subject.from_folder(world.photos, "dog").images
     out = tmp_path / "run"
     options = {"model": str(world.model), "out": out, "settings": world.settings(steps=2)}
-    events = job.iterate(Subject.from_images(images, "dog"), **options)
+    events = rpo.iterate(Subject.from_images(images, "dog"), **options)
     for event in events:
         if isinstance(event, StepDone):
             break
     events.close()
     others = Subject.from_images(images[::-1], "dog")
     with pytest.raises(UserError, match="the photos are not those"):
-        next(job.iterate(others, resume=True, **options))
+        next(rpo.iterate(others, resume=True, **options))
     assert rpo.train(Subject.from_images(images, "dog"), resume=True, **options).finished
 
 

@@ -13,22 +13,26 @@ that needs them.
 from __future__ import annotations
 
 import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
 
 if TYPE_CHECKING:
+    from rpo.api import iterate, train
     from rpo.config import Config
     from rpo.data.prompts import Prompt
     from rpo.data.subject import Subject
-    from rpo.runs.job import iterate, train
     from rpo.runs.result import Run, load_run
 
 from rpo.about import __version__
 
 # Where bitsandbytes is installed, it gives its advice for CPUs as soon as peft imports it.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# In mixed precision FLUX normalises half-precision numbers by weights that learn in float32, as it
+# should; PyTorch warns that its fused kernel cannot.
+warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
 
 __all__ = [
     "Config",
@@ -37,6 +41,7 @@ __all__ = [
     "Subject",
     "UserError",
     "__version__",
+    "export",
     "iterate",
     "load_run",
     "train",
@@ -47,9 +52,10 @@ _HOMES = {
     "Prompt": "rpo.data.prompts",
     "Run": "rpo.runs.result",
     "Subject": "rpo.data.subject",
-    "iterate": "rpo.runs.job",
+    "export": "rpo.exports.export",
+    "iterate": "rpo.api",
     "load_run": "rpo.runs.result",
-    "train": "rpo.runs.job",
+    "train": "rpo.api",
 }
 
 

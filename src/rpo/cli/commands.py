@@ -19,6 +19,7 @@ from rpo.cli.plan import plan
 from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
 from rpo.errors import UserError, printable
+from rpo.events import Failed, Finished, Started
 
 if TYPE_CHECKING:
     from rpo.data.subject import Subject
@@ -185,6 +186,13 @@ def generate(
         typer.Option(help="Folder for the PNGs.", show_default="images/generated in the run"),
     ] = None,
     device: DeviceFlag = None,
+    unquantised: Annotated[
+        bool,
+        typer.Option(
+            "--unquantised",
+            help="On the base model's own weights, as exports; for a quantised run.",
+        ),
+    ] = False,
 ) -> None:
     r"""Draw pictures with a run's chosen weights.
 
@@ -202,7 +210,7 @@ def generate(
     from rpo.runs.folder import check_writable, expanded, save_generated
     from rpo.runs.result import Run, load_run
 
-    result = Run(load_run(run).path, device)
+    result = Run(load_run(run).path, device, unquantised)
     folder = expanded(out) if out else result.path / "images" / "generated"
     check_writable(folder)
     name = f"{result.config.identifier} {result.config.noun}"
@@ -336,10 +344,10 @@ def _run_job(
         raise UserError("--quiet and --json exclude each other; give one")
     from rich.markup import escape
 
+    from rpo import api
     from rpo.cli import console
     from rpo.cli.signals import StopOnSignal
     from rpo.cli.tables import print_result
-    from rpo.runs import job
     from rpo.runs.result import Run
 
     display: console.Display
@@ -347,16 +355,16 @@ def _run_job(
     path: Path | None = None
     request = lambda: display.say("Stopping and saving. Ctrl-C again stops at once.")  # noqa: E731
     with display, StopOnSignal(request) as stop:
-        events = job.iterate(subject, **options)
+        events = api.iterate(subject, **options)
         try:
             for event in events:
-                if isinstance(event, job.Started):
+                if isinstance(event, Started):
                     path = event.path
                 display(event)
-                if isinstance(event, job.Started):
+                if isinstance(event, Started):
                     for remark in remarks:
                         display.say(f"[yellow]warning:[/] {escape(remark)}")
-                if stop.requested and not isinstance(event, job.Finished):
+                if stop.requested and not isinstance(event, Finished | Failed):
                     events.close()  # saves last/
                     raise KeyboardInterrupt
         except KeyboardInterrupt:

@@ -25,8 +25,6 @@ from rich.text import Text
 
 from rpo import events
 from rpo.report.page import duration
-from rpo.runs import job
-from rpo.runs.folder import event_record
 from rpo.runs.result import Run
 
 
@@ -77,7 +75,7 @@ class Bars(AbstractContextManager["Bars"]):
         self.progress.print(text, soft_wrap=True)
 
     def __call__(self, event: Any) -> None:
-        if isinstance(event, job.Started):
+        if isinstance(event, events.Started):
             self._start(event)
         elif isinstance(event, events.Progress):
             self._bar(event.phase, event.done, event.total)
@@ -95,7 +93,7 @@ class Bars(AbstractContextManager["Bars"]):
         elif isinstance(event, events.Stopped) and event.reason == "patience":
             self.say(f"Stopped early at step {event.step}: the reward no longer rises.")
 
-    def _start(self, event: job.Started) -> None:
+    def _start(self, event: events.Started) -> None:
         self.steps, self.resumed_at = event.steps, event.resumed_at or 0
         self.selects = event.keep == "best"
         self.say(
@@ -148,7 +146,7 @@ class JsonLines(Quiet):
     """One JSON object an event on stdout."""
 
     def __call__(self, event: Any) -> None:
-        sys.stdout.write(json.dumps(event_record(event), ensure_ascii=True) + "\n")
+        sys.stdout.write(json.dumps(events.to_record(event), ensure_ascii=True) + "\n")
         sys.stdout.flush()
 
 

@@ -12,6 +12,7 @@ from rpo.config.loading import (
     value_of,
     values_of,
 )
+from rpo.config.methods import METHODS
 from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS
 from rpo.config.sections import (
     FLOW_SOLVER,
@@ -19,6 +20,7 @@ from rpo.config.sections import (
     TIMESTEPS,
     Config,
     LoraConfig,
+    OnlineConfig,
     RewardConfig,
     SamplingConfig,
     TrainingConfig,
@@ -28,12 +30,14 @@ from rpo.config.sections import (
 __all__ = [
     "BASE_PRESETS",
     "FLOW_SOLVER",
+    "METHODS",
     "PRESETS",
     "PRESET_HELP",
     "SETTINGS",
     "TIMESTEPS",
     "Config",
     "LoraConfig",
+    "OnlineConfig",
     "RewardConfig",
     "SamplingConfig",
     "TrainingConfig",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any, Literal
 
 import tomli_w
 
+from rpo.config.methods import METHODS
 from rpo.config.presets import BASE_PRESETS, PRESETS
 from rpo.config.sections import SECTIONS, SETTINGS, Config
 from rpo.config.settings import Section, Setting
-from rpo.errors import UserError
+from rpo.errors import UserError, near_names
 from rpo.models.resolve import base_preset
 
 if sys.version_info >= (3, 11):
@@ -29,30 +29,52 @@ def default_preset(model: str) -> str:
     return base_preset(model)
 
 
+Presets = str | Sequence[str] | None
+
+
 def load_config(
-    preset: str | None = None,
+    preset: Presets = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
     **fields: Any,
 ) -> Config:
-    """Merge preset < TOML `file` < `fields` < `overrides` ("training.steps=200") over the defaults.
+    """Merge presets < TOML `file` < `fields` < `overrides` ("training.steps=200"), over defaults.
 
-    Without a preset, the one that suits the resulting model is taken (`default_preset`). `fields`
-    are Config's: a section is a mapping of what to change or a whole section object; None means
-    "not given". `base` is a complete Config that stands in the preset's and the file's place.
+    preset: one name or several, later ones over earlier ones. Under them lies what suits the
+    method, and under that, unless a preset of `BASE_PRESETS` is given, the one that suits the model
+    (`default_preset`). `fields` are Config's: a section is a mapping of what to change or a whole
+    section object; None means "not given". `base` is a complete Config that stands in the presets'
+    and the file's place.
     Raises UserError for an unknown preset or setting, with near matches, and for an invalid
     value, each naming where it came from.
     """
-    layers = given(preset, file, overrides, base, **fields)
-    if preset not in BASE_PRESETS:
-        suitable = default_preset(layers.get("model", SETTINGS["model"].default))
-        layers = _checked(PRESETS[suitable], f"preset {suitable}") | layers
-    return _build(layers)
+    names = _names(preset)
+    layers = _explicit(preset, file, overrides, base, **fields)
+    if base is not None:
+        return _build(layers)
+    suitable = [name for name in names if name in BASE_PRESETS]
+    if not suitable:
+        suitable = [default_preset(layers.get("model", SETTINGS["model"].default))]
+    under: dict[str, Any] = {}
+    for name in suitable:
+        under |= _checked(PRESETS[name], f"preset {name}")
+    method = layers.get("method", SETTINGS["method"].default)
+    if facts := METHODS.get(method):
+        if facts.learners[0] != "full":
+            under["training.weights"] = facts.learners[0]
+        under |= _checked(facts.settings, f"method {method}")
+        if "emojiland" in suitable:
+            under |= _checked(facts.emojiland, f"method {method}")
+    return _build(under | layers)
+
+
+def _names(preset: Presets) -> tuple[str, ...]:
+    return () if preset is None else (preset,) if isinstance(preset, str) else tuple(preset)
 
 
 def given(
-    preset: str | None = None,
+    preset: Presets = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
@@ -60,17 +82,35 @@ def given(
 ) -> dict[str, Any]:
     """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
     layers: dict[str, Any] = {}
-    if base is not None:
-        if preset is not None:
+    bases = [name for name in _names(preset) if name in BASE_PRESETS]
+    if bases and base is None:  # what they say of a setting may lie under what the method says
+        merged = load_config(preset, file, overrides, **fields)
+        for name in bases:
+            layers |= {key: value_of(merged, key) for key, _ in _flatten(PRESETS[name])}
+    return layers | _explicit(preset, file, overrides, base, **fields)
+
+
+def _explicit(
+    preset: Presets,
+    file: Path | None,
+    overrides: Sequence[str],
+    base: Config | None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """What is said over everything that suits model and method: `given` without base presets."""
+    layers: dict[str, Any] = {}
+    for name in _names(preset):
+        if base is not None:
             raise UserError(
-                f"preset {preset!r} and a Config exclude each other, as a Config sets everything; "
+                f"preset {name!r} and a Config exclude each other, as a Config sets everything; "
                 "give one, or make the Config by load_config(preset)"
             )
+        if name not in PRESETS:
+            raise UserError(f"unknown preset {name!r}; {near_names(name, PRESETS)}")
+        if name not in BASE_PRESETS:
+            layers |= _checked(PRESETS[name], f"preset {name}")
+    if base is not None:
         layers |= values_of(base)
-    if preset is not None:
-        if preset not in PRESETS:
-            raise UserError(f"unknown preset {preset!r}; {_suggest(preset, PRESETS)}")
-        layers |= _checked(PRESETS[preset], f"preset {preset}")
     if file is not None:
         layers |= _checked(_parse_toml(_read(Path(file)), str(file)), str(file))
     layers |= _checked({name: value for name, value in fields.items() if value is not None})
@@ -176,20 +216,8 @@ def _naming(source: str) -> Iterator[None]:
 
 def _setting(key: str) -> Setting:
     if key not in SETTINGS:
-        raise UserError(f"unknown setting {key!r}; {_suggest(key, SETTINGS)}")
+        raise UserError(f"unknown setting {key!r}; {near_names(key, SETTINGS)}")
     return SETTINGS[key]
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """What the user may have meant: a section's settings, a near spelling, another section's."""
-    known = list(known)
-    leaf = name.rpartition(".")[2]
-    near = [key for key in known if key.startswith(f"{name}.")]
-    near += difflib.get_close_matches(name, known, n=2)
-    near += [key for key in known if key.rpartition(".")[2] == leaf]
-    if near:
-        return f"did you mean {' or '.join(list(dict.fromkeys(near))[:4])}?"
-    return f"choose from {', '.join(known)}"
 
 
 def _read(file: Path) -> str:

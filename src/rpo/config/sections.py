@@ -46,7 +46,19 @@ class TrainingConfig(Section):
 
     _prefix: ClassVar[str] = "training."
     steps: int = _field(400, "Gradient steps.", at_least=1)
-    learning_rate: float = _field(5e-6, "Constant learning rate of AdamW.", above=0)
+    learning_rate: float = _field(5e-6, "Learning rate of AdamW, at its highest.", above=0)
+    schedule: Literal["constant", "linear", "cosine"] = _field(
+        "constant", "The learning rate after warm-up: as it is, or falling to 0 at the last step."
+    )
+    warmup: int = _field(0, "Steps in which the learning rate rises from 0.", at_least=0)
+    ema: float = _field(
+        0.0,
+        "Decay of an average of the weights, which is then what is judged and kept; 0 is none.",
+        at_least=0,
+        at_most=0.99999,
+    )
+    photos: int = _field(1, "Photos that each pair's similarity loss sees.", at_least=1)
+    flip: bool = _field(False, "Mirror the photos at random; not for what has a left and a right.")
     weight_decay: float = _field(1e-2, "Weight decay of AdamW.", at_least=0)
     max_grad_norm: float = _field(1.0, "The gradient's norm is clipped to this.", above=0)
     beta: float = _field(1.0, "Strength of the preference, the beta of Eq. 9.", at_least=0)
@@ -70,7 +82,7 @@ class TrainingConfig(Section):
         1.0, "Weight of the preference loss; 0 is the similarity loss alone (Table 2).", at_least=0
     )
     independent_noise: bool = _field(
-        False, "Give the halves of a pair noise and timesteps of their own, as the official code."
+        False, "Give the halves of a pair noise and timesteps of their own, as official train.py."
     )
 
     def __post_init__(self) -> None:
@@ -144,12 +156,37 @@ class ValidationConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class OnlineConfig(Section):
+    """The reward of the present model's own drawings, where method is online."""
+
+    _prefix: ClassVar[str] = "online."
+    weight: float = _field(1.0, "Weight of the reward; 0 is without it.", at_least=0)
+    lambda_online: float = _field(
+        0.5, "Weight of image alignment in the reward of drawings.", at_least=0, at_most=1
+    )
+    start: int = _field(100, "The first step that rewards drawings.", at_least=0)
+    every: int = _field(2, "Steps from one that rewards drawings to the next.", at_least=1)
+    pictures: int = _field(4, "Drawings that such a step rewards.", at_least=1)
+    steps: int = _field(10, "Solver steps of each drawing.", at_least=1, at_most=TIMESTEPS)
+    late: int = _field(
+        3, "The gradient goes through one of this many last solver steps, at random.", at_least=1
+    )
+    shift: float = _field(
+        0.0625,
+        "What the reward model sees is shifted by up to this share of the side.",
+        at_least=0,
+        at_most=0.5,
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
     "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
+    "online": OnlineConfig,
 }
 
 
@@ -161,6 +198,9 @@ class Config(Section):
         "emojiland",
         "Base model: emojiland, a folder, a .safetensors file or a hub id.",
         form=(r".+", "a folder, file or hub id"),
+    )
+    method: str = _field(
+        "rpo", "How it is taught; `rpo methods` lists them.", form=(r"[\w-]+", "a method's name")
     )
     noun: str = _field("", "What the photos show, in a word or two, such as dog.")
     identifier: str = _field(
@@ -200,6 +240,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
+    online: OnlineConfig = OnlineConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from rpo.config import Config
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
-from rpo.learners.adapters import adapted, is_adapted, save_adapter
+from rpo.models.computing import FLOATS, TEXT_BATCH
 from rpo.models.conditions import Conditions
 from rpo.models.families import FAMILIES, Family
 from rpo.models.loading import load_pipeline, unsupported
@@ -30,14 +29,6 @@ from rpo.models.offload import awake
 from rpo.models.quantization import quantize as quantize_layers
 from rpo.models.resolve import resolve_model
 from rpo.quiet import quiet
-
-TEXT_BATCH = 16  # prompts encoded at once
-FLOATS = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,  # whose products GPUs round to ten bits
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -263,11 +254,32 @@ class Backbone:
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
         """(N, C, h, w) latents -> (N, 3, H, W) pictures in [0, 1]."""
-        encoded = (latents * self._spread + self._centre).to(self.vae.dtype)
         with self._awake(self.vae):
-            chunks = encoded.split(batch_size)
-            images = torch.cat([self.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+            chunks = self._encoded(latents).split(batch_size)
+            images = torch.cat([self._decoded(chunk) for chunk in chunks])
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
+
+    def decode_with_gradient(self, latents: Tensor, recompute: bool = False) -> Tensor:
+        """As `decode`, and the pictures' gradient reaches the latents.
+
+        recompute: one picture after the other, its activations computed twice instead of kept.
+        The autoencoder stays on the device: its backward pass comes later.
+        """
+        self.vae.to(self.device)
+        encoded = self._encoded(latents)
+        if recompute:
+            images = torch.cat(
+                [checkpoint(self._decoded, one, use_reentrant=False) for one in encoded.split(1)]
+            )
+        else:
+            images = self._decoded(encoded)
+        return images.float().mul(0.5).add(0.5).clamp(0, 1)
+
+    def _encoded(self, latents: Tensor) -> Tensor:
+        return (latents * self._spread + self._centre).to(self.vae.dtype)
+
+    def _decoded(self, encoded: Tensor) -> Tensor:
+        return self.vae.decode(encoded, return_dict=False)[0]
 
     def predict(
         self,
@@ -321,24 +333,6 @@ class Backbone:
         """
         return copy.deepcopy(self.denoiser).float().eval().requires_grad_(True)
 
-    def trainable(self, config: Config) -> nn.Module:
-        """What `training.weights` lets learn: a `trainable_copy`, or the base with an adapter.
-
-        Raises UserError where the adapter's layers are not there.
-        """
-        settings = config.training
-        denoiser: Any
-        if settings.weights == "full":
-            denoiser = self.trainable_copy()
-        else:
-            dora = settings.weights == "dora"
-            denoiser = adapted(self.denoiser, config.lora, dora=dora, seed=config.seed)
-        if settings.checkpointing:
-            denoiser.enable_gradient_checkpointing()
-        if config.compile:
-            self.compile(denoiser)
-        return denoiser
-
     def compile(self, denoiser: nn.Module) -> None:
         """Compiles it in place. Raises UserError on a CPU without a C++ compiler."""
         options: dict[str, Any] = {}
@@ -354,20 +348,18 @@ class Backbone:
         denoiser.compile(options=options)
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
-        """Writes `denoiser` as diffusers does: the whole pipeline, or the file of its adapter."""
+        """Writes the whole pipeline around `denoiser`, as diffusers does."""
         with quiet():
-            if is_adapted(denoiser):
-                save_adapter(self.family.pipeline, self.family.denoiser_name, denoiser, folder)
-            else:
-                self.pipeline(denoiser).save_pretrained(folder, safe_serialization=True)
+            self.pipeline(denoiser).save_pretrained(folder, safe_serialization=True)
 
-    def load_adapter(self, folder: Path) -> None:
-        """Puts the adapter that `save` wrote onto the base denoiser."""
+    def load_adapter(self, folder: Path, name: str) -> Any:
+        """Puts a LoRA file of diffusers onto the base denoiser, and returns that."""
         with quiet():
-            self.family.pipeline.load_lora_weights(str(folder), weight_name=ADAPTER_FILE)
+            self.family.pipeline.load_lora_weights(str(folder), weight_name=name)
         self._denoiser.eval().requires_grad_(False)
         if self._arrived:
             self._denoiser.to(self.device)
+        return self.denoiser
 
     def pipeline(self, denoiser: nn.Module) -> Any:
         """The ordinary diffusers pipeline around `denoiser`; parts are shared."""

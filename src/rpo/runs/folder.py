@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,23 +81,6 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     if found.startswith("~"):
         raise UserError(f"--out {path}: there is no such user; name a folder")
     return Path(found)
-
-
-def event_record(event: Any) -> dict[str, Any]:
-    """An event as JSON-able values, under its class's name in lower case without "Done".
-
-    Tensors are left out; tuples become lists and paths become strings.
-    """
-    record: dict[str, Any] = {"event": type(event).__name__.removesuffix("Done").lower()}
-    for item in fields(event):
-        value = getattr(event, item.name)
-        if value is None or isinstance(value, (bool, int, float, str)):
-            record[item.name] = value
-        elif isinstance(value, os.PathLike):
-            record[item.name] = os.fspath(value)
-        elif isinstance(value, (tuple, list)) and all(isinstance(v, (str, int)) for v in value):
-            record[item.name] = list(value)
-    return record
 
 
 @contextmanager
@@ -396,5 +379,5 @@ def data_from(cls: Any, tensors: Mapping[str, Tensor]) -> Any:
         return cls.from_tensors(tensors)
     except TypeError:
         raise UserError(
-            "last/data.safetensors comes from another version of rpo; start a new run"
+            "last/data.safetensors comes from another method or version of rpo; start a new run"
         ) from None

@@ -1,237 +1,175 @@
-"""The whole job: check everything, load, draw, label, train, keep the best, write the report.
+"""The execution of a job: load, prepare, train, keep the best, write the report.
 
-`iterate` yields the engine's events (and three of its own) after they have reached the run
-folder; `train` consumes it. Breaking out of the loop saves last/, so that the run can go on.
+Every event reaches the run folder before it is yielded. Breaking out of the loop saves last/, so
+that the run can go on.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpo.config import Config, for_subject, given, load_config
-from rpo.runs.environment import hardware, model_files, versions
-from rpo.errors import UserError
-from rpo.events import Labelled, Prepared, Progress, StepDone, Stopped, Validated
-from rpo.runs.meter import Meter, naming_exhausted_memory
+from rpo.config import METHODS
+from rpo.data.prompts import Prompt, load_prompt_set
+from rpo.data.subject import Subject
+from rpo.errors import UserError, near_names
+from rpo.events import (
+    Drawn,
+    Event,
+    Failed,
+    Finished,
+    Interrupted,
+    Labelled,
+    Notice,
+    PhaseDone,
+    Progress,
+    Started,
+    StepDone,
+    Stopped,
+    Validated,
+    to_record,
+)
 from rpo.models.resolve import default_reward, resolve_models
 from rpo.report.overview import overview
-from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.report.report import render_report
+from rpo.runs.environment import hardware, model_files, versions
+from rpo.runs.folder import RunFolder, data_from, is_run
+from rpo.runs.meter import Meter, naming_exhausted_memory
 from rpo.runs.result import Run
-from rpo.runs.resume import anchored, check_unchanged, continued, fingerprints, resumable
-from rpo.runs.folder import RunFolder, check_free, data_from, event_record, expanded, is_run, next_free
-from rpo.data.subject import Subject
+from rpo.runs.resume import check_unchanged, fingerprints
+from rpo.runs.spec import JobSpec
 
 if TYPE_CHECKING:
+    from rpo.learners.learner import Learner
+    from rpo.methods.method import Method
+    from rpo.models.backbone import Backbone
+    from rpo.rewards.alignment import AlignmentReward
     from rpo.runs.keeping import Keeper
+    from rpo.training.stopping import StoppingRule
+    from rpo.training.validation import Judge
 
 
 @dataclass(frozen=True)
-class Started:
-    """The first event: what will be done, and in which folder. Nothing is written yet."""
+class Parts:
+    """What is given from outside, in place of what the settings name."""
 
-    path: Path
-    subject: str
-    kind: str
-    photos: int
-    model: str
-    reward_model: str
-    steps: int
-    keep: str
-    resumed_at: int | None
-    reference_prompt: str
-    training_prompts: tuple[str, ...]
-    validation_prompts: tuple[str, ...]
+    method: type[Method] | None = None
+    reward: AlignmentReward | None = None
+    stopping: StoppingRule | None = None
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PhaseDone:
-    """What a phase took in this session: seconds, peak memory in MB."""
-
-    phase: str
-    seconds: float
-    memory_mb: float | None
-    gpu_memory_mb: float | None
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The last event: the run is complete."""
-
-    path: Path
-    best_step: int
-    report: Path
-
-
-def train(
-    subject: Subject,
-    model: str | None = None,
-    preset: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    on_event: Callable[[Any], None] | None = None,
-    **options: Any,
-) -> Run:
-    """Personalises a model on a subject and returns the finished run.
-
-    on_event: called with every event. Everything else as for `iterate`.
-    """
-    path: Path | None = None
-    for event in iterate(subject, model, preset, out, resume, **options):
-        if isinstance(event, Started):
-            path = event.path
-        if on_event:
-            on_event(event)
-    assert path is not None
-    return Run(path)
-
-
-def iterate(
-    subject: Subject,
-    model: str | None = None,
-    preset: str | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    *,
-    config: Config | str | os.PathLike[str] | None = None,
-    settings: Sequence[str] = (),
-    tensorboard: bool = False,
-    **fields: Any,
-) -> Generator[Any, None, None]:
-    """The job as a generator of events: `rpo.events`, and Started, PhaseDone and Finished.
-
-    model: "emojiland" (the default), a folder or a hub id. preset: a name in `presets.PRESETS`.
-    out: the run folder; by default runs/<subject>-<n> in the current directory.
-    config: a Config or a TOML file. settings: "training.steps=200" and the like.
-    fields: Config's own, as seed=1 or training={"steps": 200}.
-    Precedence: preset < config < fields < settings; a Config is complete and takes no preset.
-    The noun, and the kind that "auto" stands for, are the subject's.
-    resume: continue the run in `out`, or the newest unfinished one of this subject; it keeps its
-    settings, of which only `resume.CHANGEABLE` ones may be given anew.
-
-    Raises UserError, before anything is written, for whatever the user got wrong. Closing the
-    generator saves last/; resuming then repeats and loses nothing.
-    """
-    base, file = (config, None) if isinstance(config, Config) else (None, config)
-    sources: dict[str, Any] = {
-        "preset": preset,
-        "file": None if file is None else Path(file),
-        "overrides": settings,
-        "base": base,
-        "model": model,
-        **fields,
-    }
-    if tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard: TensorBoard is not installed; pip install tensorboard")
-
-    path = resumable(subject, out) if resume else None
-    if resume and path is None and out is None:
-        raise UserError(
-            f"--resume: no unfinished run of {subject.name} in {Path('runs').absolute()}; "
-            "name it by --out"
-        )
-    if path is not None:
-        chosen = continued(RunFolder.open(path), subject, given(**sources))
-    else:
-        chosen = anchored(for_subject(load_config(**sources), subject.noun, subject.kind))
-        path = expanded(out) if out else next_free(Path("runs"), subject.name)
-        check_free(path)
-    yield from _Job(subject, chosen, path, tensorboard).events()
-
-
-class _Job:
+class Job:
     """One session of one run: from its first step, or from its last checkpoint."""
 
-    def __init__(self, subject: Subject, config: Config, path: Path, tensorboard: bool) -> None:
+    def __init__(self, spec: JobSpec, subject: Subject, parts: Parts) -> None:
         """Resolves models and prompts. Raises UserError; nothing is written."""
-        self.subject, self.config, self.path = subject, config, path
-        self.resumes = is_run(path)
+        self.subject, self.parts = subject, parts
+        self.config, self.path, self.wants_tensorboard = spec.config, spec.path, spec.tensorboard
+        self.resumes = is_run(self.path)
         self.meter = Meter()
         self.keeper: Keeper | None = None
         self.writer: Any = None
-        self.wants_tensorboard = tensorboard
+        self.number = 0  # of the next event
+        self.writes = False  # whether this session has begun to change the run
 
-        if config.quantize != "no":
+        self._check_method()
+        if self.config.quantize != "no":
             from rpo.models.quantization import refuse_impossible
 
-            refuse_impossible(config)
+            refuse_impossible(self.config)
+        config = self.config
         automatic = config.reward.model == "auto"
         self.reward_name = default_reward(config.model) if automatic else config.reward.model
-        self.pipeline_path, self.reward_path = resolve_models(
-            [(config.model, "pipeline"), (self.reward_name, "reward")]
-        )
+        wanted = [(config.model, "pipeline"), (self.reward_name, "reward")]
+        if parts.reward is not None:
+            self.reward_name = type(parts.reward).__name__
+            del wanted[1]
+        kinds = [kind for _, kind in wanted]
+        self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
         fitting = "emojiland" if config.model == "emojiland" else "paper"
         lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)
 
-    def events(self) -> Iterator[Any]:
+    def _check_method(self) -> None:
+        """Raises UserError for an unknown method, or for a learner that it cannot teach."""
+        config = self.config
+        if self.parts.method is not None:
+            return
+        if config.method not in METHODS:
+            raise UserError(
+                f"unknown method {config.method!r}; {near_names(config.method, METHODS)}"
+            )
+        learners = METHODS[config.method].learners
+        if config.training.weights not in learners:
+            raise UserError(
+                f"training.weights {config.training.weights} cannot be taught by method "
+                f"{config.method}; use {' or '.join(learners)}"
+            )
+
+    def events(self) -> Generator[Event, None, None]:
+        """The session. Whatever ends it, its last event says so: Finished, Failed or Interrupted.
+
+        The last two are followed by what was raised; a generator that is closed yields no more.
+        """
+        try:
+            yield from self._session()
+        except (GeneratorExit, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            wrong = isinstance(error, UserError)
+            kind = "wrong input" if wrong else type(error).__name__
+            failed = Failed(" ".join(str(error).split()), kind)
+            folder = RunFolder(self.path)
+            if self.writes:
+                # a full disk, say, which the first error has named
+                with suppress(UserError, OSError):
+                    if self.keeper:
+                        self.keeper.wait()
+                    failed = self._log(folder, failed)
+                    self._close(folder)
+            yield self._stamped(failed)
+            raise
+
+    def _session(self) -> Iterator[Event]:
         folder = RunFolder(self.path)
         summary = folder.summary() if self.resumes else {}
-        started = Started(
-            path=self.path,
-            subject=f"{self.config.identifier} {self.config.noun}",
-            kind=self.config.subject_kind,
-            photos=len(self.subject.images),
-            model=self.config.model,
-            reward_model=self.reward_name,
-            steps=self.config.training.steps,
-            keep=self.config.validation.keep,
-            resumed_at=summary.get("step", 0) if self.resumes else None,
-            reference_prompt=Prompt.reference(
-                self.config.noun, self.config.identifier
-            ).conditioning,
-            training_prompts=tuple(prompt.conditioning for prompt in self.training),
-            validation_prompts=tuple(prompt.conditioning for prompt in self.validation),
-        )
+        if self.resumes:
+            self.number = max((r.get("number", -1) for r in folder.records()), default=-1) + 1
+        started = self._stamped(self._started(summary))
         yield started
         if self._is_complete(summary):
             yield self._finished(folder)
             return
 
-        with self._stretch("loading"), naming_exhausted_memory():
+        with self.meter.stretch("loading"), naming_exhausted_memory():
             if self.resumes:
-                prompts = ("training_prompts", "validation_prompts")
-                models = {"pipeline": self.pipeline_path, "reward": self.reward_path}
-                check_unchanged(folder, models, {name: getattr(started, name) for name in prompts})
-            backbone, reward = self._load()
-            environment = self._environment(backbone) if not self.resumes else {}
+                names = ("training_prompts", "validation_prompts")
+                check_unchanged(folder, self.models, {n: getattr(started, n) for n in names})
+            method, reward = self._load()
+            environment = self._environment(method.backbone) if not self.resumes else {}
+        self.writes = True
         if self.resumes:
             folder.update_config(self.config)
         else:
             folder = RunFolder.create(self.path, self.config, environment)
-            folder.record(event_record(started))
-            squares = self.subject.tensor(backbone.resolution).add(1).div(2)
-            names = [Path(name).stem for name in self.subject.names]
-            folder.save_images("photos", squares, names)
+            folder.record(to_record(started))
+            squares = self.subject.tensor(method.backbone.resolution).add(1).div(2)
+            stems = [Path(name).stem for name in self.subject.names]
+            folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
         try:
             with naming_exhausted_memory():
-                yield from self._work(folder, backbone, reward)
-        except UserError as error:
-            with suppress(UserError, OSError):  # a full disk, say, which the first error has named
-                if self.keeper:
-                    self.keeper.wait()
-                folder.record({"event": "failed", "message": str(error)})
-                self._close(folder)
-            raise
-        except GeneratorExit:
-            step = 0
-            if self.keeper:  # the trainer is between two events here, so its state is whole
-                for event in self.keeper.trainer.unreported():
-                    self._log(folder, event)
-                self.keeper.checkpoint()
-                step = self.keeper.trainer.step
-            folder.record({"event": "interrupted", "step": step})
-            self._close(folder)
+                yield from self._work(folder, method, reward)
+        except (GeneratorExit, KeyboardInterrupt):
+            self._save_interrupted(folder)
             raise
         finally:
             if self.writer:
@@ -239,46 +177,84 @@ class _Job:
         yield from self._close(folder)
         yield self._finished(folder)
 
+    def _started(self, summary: Mapping[str, Any]) -> Started:
+        config = self.config
+        return Started(
+            path=self.path,
+            subject=f"{config.identifier} {config.noun}",
+            kind=config.subject_kind,
+            photos=len(self.subject.images),
+            model=config.model,
+            reward_model=self.reward_name,
+            steps=config.training.steps,
+            keep=config.validation.keep,
+            resumed_at=summary.get("step", 0) if self.resumes else None,
+            reference_prompt=Prompt.reference(config.noun, config.identifier).conditioning,
+            training_prompts=tuple(prompt.conditioning for prompt in self.training),
+            validation_prompts=tuple(prompt.conditioning for prompt in self.validation),
+            method=config.method,
+        )
+
+    def _save_interrupted(self, folder: RunFolder) -> None:
+        """Saves what there is, unless the weights are between two steps: then last/ stays."""
+        step, keeper = 0, self.keeper
+        if keeper and keeper.trainer.whole:
+            for event in keeper.trainer.unreported():
+                self._log(folder, event)
+            keeper.checkpoint()
+            step = keeper.trainer.step
+        elif keeper:
+            keeper.wait()
+            step = int(folder.summary().get("step", 0))
+        self._log(folder, Interrupted(step))
+        self._close(folder)
+
     def _is_complete(self, summary: Mapping[str, Any]) -> bool:
         """Whether nothing is left to do: not after more steps or more patience were given."""
         goal = [self.config.training.steps, self.config.validation.patience]
         return bool(summary.get("finished")) and summary.get("goal") == goal
 
-    def _load(self) -> tuple[Any, Any]:
-        from rpo.learners.adapters import find_targets
+    def _load(self) -> tuple[Method, AlignmentReward]:
+        from rpo.learners import learner_class
+        from rpo.methods import method_class
+        from rpo.methods.method import Task
         from rpo.models.backbone import FLOATS, Backbone
         from rpo.models.encoders import load_encoder
         from rpo.rewards.alignment import AlignmentReward
         from rpo.training.loop import refuse_absent_optimizer
 
+        config = self.config
         backbone = Backbone.load(
-            self.pipeline_path,
-            device=self.config.device,
-            resolution=self.config.resolution,
-            precision=self.config.precision,
-            quantize=self.config.quantize,
-            offload=self.config.offload,
+            self.models["pipeline"],
+            device=config.device,
+            resolution=config.resolution,
+            precision=config.precision,
+            quantize=config.quantize,
+            offload=config.offload,
         )
-        if self.config.offload:
-            reference = Prompt.reference(self.config.noun, self.config.identifier)
+        if config.offload:
+            reference = Prompt.reference(config.noun, config.identifier)
             prompts = [reference, *self.training, *self.validation]
             backbone.remember_prompts([prompt.conditioning for prompt in prompts])
         # Now, and not after minutes of drawing.
-        refuse_absent_optimizer(self.config.training)
-        if self.config.training.weights != "full":
-            find_targets(backbone.denoiser, self.config.lora.targets)
-        if self.config.compile:
+        refuse_absent_optimizer(config.training)
+        learner_class(config.training.weights).refuse(backbone, config)
+        if config.compile:
             backbone.compile(backbone.denoiser)
-        encoder = load_encoder(
-            self.reward_path,
-            backbone.device,
-            FLOATS[self.config.precision],
-            offload=self.config.offload,
-        )
-        references = self.subject.tensor(backbone.resolution).add(1).div(2)
-        return backbone, AlignmentReward(encoder, references)
+        reward = self.parts.reward
+        if reward is None:
+            encoder = load_encoder(
+                self.models["reward"],
+                backbone.device,
+                FLOATS[config.precision],
+                offload=config.offload,
+            )
+            references = self.subject.tensor(backbone.resolution).add(1).div(2)
+            reward = AlignmentReward(encoder, references)
+        task = Task(backbone, config, self.subject, self.training, reward)
+        return (self.parts.method or method_class(config))(task), reward
 
-    def _environment(self, backbone: Any) -> dict[str, Any]:
+    def _environment(self, backbone: Backbone) -> dict[str, Any]:
         return {
             "versions": versions(),
             "hardware": hardware() | {"device": str(backbone.device)},
@@ -292,72 +268,75 @@ class _Job:
                 "photos": fingerprints(self.subject),
             },
             "models": {
-                "pipeline": {"name": self.config.model, "files": model_files(self.pipeline_path)},
-                "reward": {"name": self.reward_name, "files": model_files(self.reward_path)},
+                role: {"name": name, "files": model_files(self.models[role])}
+                for role, name in (("pipeline", self.config.model), ("reward", self.reward_name))
+                if role in self.models
             },
         }
 
-    def _work(self, folder: RunFolder, backbone: Any, reward: Any) -> Iterator[Any]:
+    def _work(self, folder: RunFolder, method: Method, reward: AlignmentReward) -> Iterator[Event]:
+        from rpo.learners import learner_class
         from rpo.runs.keeping import Keeper
-        from rpo.methods.preparation import TrainingData, prepare
         from rpo.training.loop import Trainer
         from rpo.training.validation import Validator
 
+        if not self.resumes:
+            learns = learner_class(self.config.training.weights)
+            for remark in learns.remarks(method.backbone, self.config):
+                yield self._log(folder, Notice(remark))
         tensors, state = folder.load_data(), folder.load_last()
         if state is None:
             folder.rewind(labelled=tensors is not None)
         if tensors is None:
-            data = None
-            for event in self._timed(
-                prepare(backbone, reward, self.subject, self.training, self.config)
-            ):
-                if isinstance(event, Prepared):
-                    data = event.data
-                    with self._stretch("saving"):
-                        folder.save_images("training", event.images, event.prompts)
-                        folder.save_data(data)
-                self._log(folder, event)
-                yield event
+            data = yield from self._prepared(folder, method)
         else:
-            data = data_from(TrainingData, tensors)
+            data = data_from(method.Data, tensors)
 
-        assert data is not None
-        with self._stretch("loading"):
-            validator = Validator(backbone, reward, self.validation, self.config)
-            trainer = Trainer(backbone, data, self.config, validator)
+        with self.meter.stretch("loading"):
+            backbone, config = method.backbone, self.config
+            validator = Validator(backbone, reward, self.validation, config, self.parts.judges)
+            learner: Learner = learner_class(config.training.weights)(backbone, config)
+            trainer = Trainer(learner, method, data, config, validator, self.parts.stopping)
             if state is not None:
                 trainer.load_state_dict(state)
                 folder.rewind(trainer.step, int(state["validated"]))
                 state = None
-        self.keeper = keeper = Keeper(folder, backbone, trainer)
+        self.keeper = keeper = Keeper(folder, trainer)
         for event in self._timed(trainer.run()):
-            images = None
             if isinstance(event, Validated):
-                with self._stretch("saving"):
-                    images = folder.save_images(
-                        f"validation/step-{event.step:05d}", event.images, event.prompts
-                    )
+                with self.meter.stretch("saving"):
                     if event.improved:
                         keeper.keep_best(event)
-                    self._log(folder, event, images)
+                    event = self._log(folder, event, f"validation/step-{event.step:05d}")
                     keeper.checkpoint_if_due()
-            elif isinstance(event, Stopped):
-                self._log(folder, event)
-                with self._stretch("saving"):
-                    keeper.checkpoint(finished=True)
             else:
-                self._log(folder, event)
+                event = self._log(folder, event)
+            if isinstance(event, Stopped):
+                with self.meter.stretch("saving"):
+                    keeper.checkpoint(finished=True)
             yield event
 
-    def _stretch(self, phase: str) -> Any:
-        return self.meter.stretch(phase)
+    def _prepared(self, folder: RunFolder, method: Method) -> Generator[Event, None, Any]:
+        """What the method learns from, once it is in the folder."""
+        data: list[Any] = []
 
-    def _timed(self, events: Iterable[Any]) -> Iterator[Any]:
+        def events() -> Iterator[Event]:
+            data.append((yield from method.prepare()))
+
+        for event in self._timed(events()):
+            with self.meter.stretch("saving"):
+                event = self._log(folder, event, "training")
+            yield event
+        with self.meter.stretch("saving"):
+            folder.save_data(data[0])
+        return data[0]
+
+    def _timed(self, events: Iterable[Event]) -> Iterator[Event]:
         """The events, the work before each booked to its phase."""
-        names = {Labelled: "labelling", Prepared: "labelling", StepDone: "training"}
+        names = {Labelled: "labelling", Drawn: "sampling", StepDone: "training"}
         iterator = iter(events)
         while True:
-            with self._stretch("training") as stretch:
+            with self.meter.stretch("training") as stretch:
                 event = next(iterator, None)
                 if event is None:
                     return
@@ -365,27 +344,36 @@ class _Job:
                 stretch.phase = names.get(type(event), default)
             yield event
 
-    def _log(self, folder: RunFolder, event: Any, images: list[str] | None = None) -> None:
-        if isinstance(event, (Progress, Prepared)):
-            return
-        record = event_record(event)
-        if images is not None:
-            record["images"] = images
+    def _stamped(self, event: Any) -> Any:
+        """The event with the run's name, its number and its time."""
+        if event.number >= 0:
+            return event
+        number, self.number = self.number, self.number + 1
+        return replace(event, run=self.path.name, number=number, time=time.time())
+
+    def _log(self, folder: RunFolder, event: Any, pictures: str = "") -> Any:
+        """Writes an event, its pictures to images/<pictures>, and returns it stamped."""
+        if getattr(event, "images", None) is not None:
+            files = folder.save_images(pictures, event.images, event.prompts)
+            event = replace(event, files=tuple(files))
+        event = self._stamped(event)
+        if isinstance(event, (Progress, Drawn)):
+            return event
+        record = to_record(event)
         folder.record(record)
         if self.writer:
             step = record.get("step", 0)
             for key, value in record.items():
-                if isinstance(value, float):
+                if isinstance(value, float) and key != "time":
                     self.writer.add_scalar(f"{record['event']}/{key}", value, step)
+        return event
 
     def _close(self, folder: RunFolder) -> list[PhaseDone]:
         """Books the phases' costs and writes the report."""
         phases = [
-            PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb)
+            self._log(folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb))
             for name, cost in self.meter.costs.items()
         ]
-        for phase in phases:
-            folder.record(event_record(phase))
         self.meter.costs.clear()
         folder.write_report(render_report(folder))
         run = Run(folder.path)
@@ -395,4 +383,4 @@ class _Job:
 
     def _finished(self, folder: RunFolder) -> Finished:
         run = Run(folder.path)
-        return Finished(folder.path, run.best_step or 0, run.report)
+        return self._stamped(Finished(folder.path, run.best_step or 0, run.report))

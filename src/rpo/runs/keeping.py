@@ -6,15 +6,13 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rpo.learners.adapters import snapshot
-from rpo.runs.background import Background
 from rpo.events import Validated
-from rpo.runs.result import drawing
-from rpo.runs.folder import RunFolder
 from rpo.models.sampling import solver_name
+from rpo.runs.background import Background
+from rpo.runs.folder import RunFolder
+from rpo.runs.result import drawing
 
 if TYPE_CHECKING:
-    from rpo.models.backbone import Backbone
     from rpo.training.loop import Trainer
 
 # Moments and weights of Stable Diffusion are 10 GB. Between two checkpoints lies at least a minute,
@@ -25,15 +23,16 @@ CHECKPOINT_SECONDS = 60.0
 class Keeper:
     """Saves for one trainer. best/ is written in the background, from a copy of what learns."""
 
-    def __init__(self, folder: RunFolder, backbone: Backbone, trainer: Trainer) -> None:
-        self.folder, self.backbone, self.trainer = folder, backbone, trainer
+    def __init__(self, folder: RunFolder, trainer: Trainer) -> None:
+        self.folder, self.trainer = folder, trainer
         self._background = Background()
         self._due = time.monotonic() + CHECKPOINT_SECONDS
 
     def keep_best(self, event: Validated) -> None:
         """Replaces best/ by the model as it is now. Raises what went wrong with the one before."""
         self.wait()  # before there is a second copy
-        write = partial(self.backbone.save, snapshot(self.trainer.denoiser))
+        with self.trainer.averaged():
+            write = self.trainer.learner.snapshot()
         self._background.start(partial(self.folder.save_best, write, self._card(event)))
 
     def checkpoint_if_due(self) -> None:
@@ -68,6 +67,6 @@ class Keeper:
             "subject": f"{config.identifier} {config.noun}",
             "reward": event.reward,
             **drawing(config),
-            "scheduler": solver_name(self.backbone, config.sampling.scheduler),
+            "scheduler": solver_name(self.trainer.backbone, config.sampling.scheduler),
             "base_model": config.model,
         }

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
-from rpo.runs.meter import naming_exhausted_memory
 from rpo.models.resolve import resolve_model
 from rpo.runs.folder import REPORT, RunFolder, as_pictures
+from rpo.runs.meter import naming_exhausted_memory
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from rpo.learners.learner import Learner
+    from rpo.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,25 @@ def drawing(config: Config) -> dict[str, Any]:
     }
 
 
+def quantisation_remark(config: Config) -> str:
+    """What to know of an adapter that learned on a quantised base; empty for all else."""
+    if config.quantize == "no":
+        return ""
+    return (
+        f"It learned on the base model held in {config.quantize}, with which all pictures and "
+        "rewards of its run were made. On the base model's own weights, where exports and other "
+        "programs put it, the same seeds draw visibly different pictures: "
+        "rpo generate --unquantised shows them."
+    )
+
+
 @dataclass
 class Run:
     """A finished or interrupted run, read from its folder."""
 
     path: Path
     _device: str | None = field(default=None, repr=False)
+    _unquantised: bool = field(default=False, repr=False)  # draw as exports do
 
     @property
     def folder(self) -> RunFolder:
@@ -102,24 +117,31 @@ class Run:
         """
         return self.path / "best"
 
+    @property
+    def _learns(self) -> type[Learner]:
+        from rpo.learners import learner_class
+
+        return learner_class(self.config.training.weights)
+
     @cached_property
-    def _backbone(self) -> Any:
+    def _backbone(self) -> Backbone:
         from rpo.models.backbone import Backbone
 
         if self.best_step is None:
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        config, adapter = self.config, (self.best / ADAPTER_FILE).is_file()
-        backbone = Backbone.load(
-            resolve_model(config.model) if adapter else self.best,
+        config, whole = self.config, self._learns.whole
+        return Backbone.load(
+            self.best if whole else resolve_model(config.model),
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
-            quantize=config.quantize if adapter else "no",
+            quantize="no" if whole or self._unquantised else config.quantize,
             offload=config.offload,
         )
-        if adapter:
-            backbone.load_adapter(self.best)
-        return backbone
+
+    @cached_property
+    def _learner(self) -> Learner:
+        return self._learns(self._backbone, self.config, self.best)
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
@@ -136,6 +158,7 @@ class Run:
             **{name: value for name, value in given.items() if value is not None},
             "model": self.config.model,
             "training_step": self.best_step,
+            **({"quantize": "no"} if self._unquantised else {}),
             "software": f"rpo {__version__}",
         }
 
@@ -168,10 +191,11 @@ class Run:
         with naming_exhausted_memory():
             if self.config.offload:  # before the denoiser is there
                 backbone.remember_prompts([prompt])
+            learner = self._learner
             latents = sample(
                 backbone,
-                backbone.denoiser,
-                backbone.encode_prompts([prompt] * n),
+                learner.denoiser,
+                learner.encode([prompt] * n),
                 range(seed, seed + n),
                 steps=chosen["steps"],
                 guidance_scale=chosen["guidance_scale"],
@@ -179,7 +203,7 @@ class Run:
                 scheduler=chosen["scheduler"],
                 on_step=on_step,
             )
-            return as_pictures(backbone.decode(latents))
+            return as_pictures(backbone.decode(latents, self.config.sampling.batch_size))
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rpo.config import SETTINGS, Config, changed, for_subject, value_of
-from rpo.runs.environment import model_files
-from rpo.errors import UserError
-from rpo.runs.result import Run
-from rpo.runs.folder import RunFolder, check_free, expanded, is_run
 from rpo.data.subject import Subject
+from rpo.errors import UserError
+from rpo.runs.environment import model_files
+from rpo.runs.folder import RunFolder, check_free, expanded, is_run
+from rpo.runs.result import Run
 
 # A resumed run may change what no earlier step depends on.
 CHANGEABLE = (
@@ -43,7 +43,7 @@ def resumable(subject: Subject, out: str | os.PathLike[str] | None) -> Path | No
     return max(open_runs, key=lambda path: int(path.name[len(prefix) :]), default=None)
 
 
-def continued(folder: RunFolder, subject: Subject, given: Mapping[str, Any]) -> Config:
+def resume_config(folder: RunFolder, subject: Subject, given: Mapping[str, Any]) -> Config:
     """The settings of a run to be continued: its own, and what is explicitly given over them.
 
     given: values under dotted names. So the command that began the run, with --resume added,

@@ -1,4 +1,4 @@
-"""The one training loop of RPO (arXiv 2407.12164): yields events; prints and writes nothing.
+"""The one training loop of every method: yields events; prints and writes nothing.
 
 All randomness is derived from the seed and the place where it is used (which picture, which step),
 never from a running generator, so a resumed run repeats exactly what an uninterrupted one does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,42 +17,17 @@ from torch import Tensor, nn
 from rpo.config import Config, TrainingConfig
 from rpo.errors import UserError
 from rpo.events import Event, Notice, StepDone, Stopped, Validated
-from rpo.methods.losses import improvement, preference_loss, similarity_loss
-from rpo.methods.preparation import TrainingData
-from rpo.models.backbone import Backbone
-from rpo.models.conditions import Conditions
+from rpo.learners.learner import Learner
+from rpo.methods.method import Method
+from rpo.methods.rows import Rows
 from rpo.models.quantization import refuse_absent_bitsandbytes
-from rpo.rewards.harmonic import draw_labels
-from rpo.seeds import make_generator
-from rpo.training.stopping import KeepBest
+from rpo.training.schedule import learning_rate
+from rpo.training.stopping import KeepBest, StoppingRule
 from rpo.training.validation import Validator
 
 # On a GPU a step's figures are asked for together with those of the steps after it: to ask is to
 # wait, and while the host waits it prepares no further step.
 REPORT_EVERY = 10
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """B pairs that a gradient step sees; the two halves' noise is the same tensor if shared."""
-
-    reference: Tensor  # (B,) indices
-    generated: Tensor  # (B,) indices
-    labels: Tensor  # (B,)
-    timesteps: tuple[Tensor, Tensor]  # (B,) of the reference half, of the generated half
-    noise: tuple[Tensor, Tensor]  # (B, C, h, w)
-
-    def split(self, size: int) -> Iterator[_Pairs]:
-        """The same pairs in batches of `size`."""
-        for start in range(0, len(self.labels), size):
-            rows = slice(start, start + size)
-            yield _Pairs(
-                self.reference[rows],
-                self.generated[rows],
-                self.labels[rows],
-                (self.timesteps[0][rows], self.timesteps[1][rows]),
-                (self.noise[0][rows], self.noise[1][rows]),
-            )
 
 
 def make_optimizer(
@@ -77,35 +52,70 @@ def refuse_absent_optimizer(settings: TrainingConfig) -> None:
 
 
 class Trainer:
-    """Fine-tunes a copy of the base denoiser, or an adapter, on L = L_sim + L_pref (Eq. 7 to 9).
+    """Teaches a learner by a method, validates it, and says which step was best.
 
     Attributes:
-        denoiser: the model now; what learns of it is float32.
+        learner: the model now; what learns of it is float32.
         step: gradient steps done.
         stopping: which step was best, and whether the patience ran out.
     """
 
     def __init__(
-        self, backbone: Backbone, data: TrainingData, config: Config, validator: Validator
+        self,
+        learner: Learner,
+        method: Method,
+        data: Rows,
+        config: Config,
+        validator: Validator,
+        stopping: StoppingRule | None = None,
     ) -> None:
-        self.backbone, self.config, self.validator = backbone, config, validator
-        self.data = data.to(backbone.device)
-        self.denoiser = backbone.trainable(config)
-        self.parameters = {
-            name: p for name, p in self.denoiser.named_parameters() if p.requires_grad
-        }
+        self.backbone, self.config, self.validator = learner.backbone, config, validator
+        self.learner, self.method = learner, method
+        self.data = data.to(self.backbone.device)
+        self.parameters = learner.parameters()
+        for name, network in method.networks().items():
+            more = network.to(self.backbone.device).named_parameters()
+            self.parameters |= {f"{name}.{key}": parameter for key, parameter in more}
         self.optimizer = make_optimizer(self.parameters.values(), config.training)
         # Gradients in half precision vanish unless they are scaled up; elsewhere this does nothing.
         self.scaler = torch.amp.GradScaler(
-            backbone.device.type, enabled=backbone.dtype == torch.float16
+            self.backbone.device.type, enabled=self.backbone.dtype == torch.float16
         )
-        self.stopping = KeepBest(config.validation.patience, config.validation.keep)
+        self.stopping: StoppingRule = stopping or KeepBest(
+            config.validation.patience, config.validation.keep
+        )
+        self.average: dict[str, Tensor] = {}
+        if config.training.ema:
+            self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.step = 0
-        self.report_every = 1 if backbone.device.type == "cpu" else REPORT_EVERY
-        self._computed: dict[int, Tensor] = {}  # by step, the figures that are not yet asked for
+        self.whole = True  # False while a step changes the weights
+        self.report_every = 1 if self.backbone.device.type == "cpu" else REPORT_EVERY
+        self._computed: dict[int, tuple[tuple[str, ...], Tensor]] = {}  # by step; not yet asked for
         self._reports: dict[int, StepDone] = {}  # and those that nobody has seen yet
         self._validated = -1  # the step of the last validation
         self._patience_out = False
+
+    @property
+    def denoiser(self) -> Any:
+        """The learner's."""
+        return self.learner.denoiser
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the weights are their average, where one is kept (`training.ema`)."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, average in self.average.items():
+            parameter = self.parameters[name]
+            now = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(now)
 
     def run(self, until: int | None = None) -> Iterator[Event]:
         """Train to the end, or pause after step `until` (and its validation, if one is due).
@@ -146,10 +156,11 @@ class Trainer:
         """Waits for the device. Raises UserError where what it computed is not finite."""
         if not self._computed:
             return
-        steps, rows = list(self._computed), torch.stack(list(self._computed.values())).tolist()
-        self._computed.clear()
-        for step, row in zip(steps, rows, strict=True):
-            event = StepDone(step, *row)
+        computed, self._computed = self._computed, {}
+        values = iter(torch.cat([row for _, row in computed.values()]).tolist())
+        for step, (names, _) in computed.items():
+            norm, loss = next(values), next(values)
+            event = StepDone(step, loss, norm, {name: next(values) for name in names})
             self._refuse_non_finite("loss", event.loss, step)
             # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
             if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
@@ -158,7 +169,8 @@ class Trainer:
 
     def _validate(self) -> Iterator[Event]:
         self.optimizer.zero_grad()  # so that drawing has their memory
-        scores, images = yield from self.validator.run(self.denoiser)
+        with self.averaged():
+            scores, images = yield from self.validator.run(self.learner)
         settings = self.config.reward
         reward = scores.combine(settings.lambda_val, settings.mean).mean().item()
         decision = self.stopping.update(self.step, reward)
@@ -171,66 +183,49 @@ class Trainer:
             improved=decision.improved,
             images=images,
             prompts=self.validator.prompts,
+            figures=self.validator.figures(images),
         )
-
-    def _draw(self, step: int) -> _Pairs:
-        """The pairs of a step. Every generated picture comes once an epoch, in a shuffled order."""
-        settings = self.config.training
-        size = settings.batch_size * settings.accumulate
-        references, pictures = self.data.probabilities.shape
-        order = []
-        for position in range(step * size, (step + 1) * size):
-            epoch, place = divmod(position, pictures)
-            shuffle = make_generator(self.config.seed, "epoch", epoch)
-            order.append(torch.randperm(pictures, generator=shuffle)[place])
-        generated = torch.stack(order)
-        generator = make_generator(self.config.seed, "step", step)
-        reference = torch.randint(references, (size,), generator=generator)
-        labels = self.data.probabilities[reference, generated]
-        if self.config.reward.labels == "drawn":
-            labels = draw_labels(labels, generator)
-
-        def diffusion() -> tuple[Tensor, Tensor]:
-            timesteps = self.backbone.process.draw_timesteps(size, generator)
-            noise = torch.randn(size, *self.backbone.latent_shape, generator=generator)
-            return self._sent(timesteps), self._sent(noise)
-
-        first = diffusion()
-        # Sharing removes the noise's own difficulty from the comparison, as in Diffusion-DPO.
-        second = diffusion() if settings.independent_noise else first
-        timesteps, noise = (first[0], second[0]), (first[1], second[1])
-        reference, generated, labels = map(self._sent, (reference, generated, labels))
-        return _Pairs(reference, generated, labels, timesteps, noise)
-
-    def _sent(self, tensor: Tensor) -> Tensor:
-        """It on the device, to which the host sends it without waiting."""
-        if self.backbone.device.type == "cuda":
-            return tensor.pin_memory().to(self.backbone.device, non_blocking=True)
-        return tensor.to(self.backbone.device)
 
     def _advance(self) -> None:
         """One gradient step. It waits for the device only to `_ask`, or for fp16's scaler."""
-        settings, pairs = self.config.training, self._draw(self.step)
-        terms = torch.zeros(4, device=self.backbone.device)  # means over the step's batches
-        for number, batch in enumerate(pairs.split(settings.batch_size)):
-            batch_loss, *parts = self._loss(batch)
+        settings, method = self.config.training, self.method
+        batch = method.batch(self.data, self.step).to(self.backbone.device)
+        terms: Tensor | float = 0.0  # means over the step's batches
+        names: tuple[str, ...] = ()
+        for number, part in enumerate(batch.split(settings.accumulate)):
+            found = method.loss(self.learner, self.data, part)
             # Freed now, a CPU uses the memory again at once. Freed sooner, it goes back to the
             # system in between, and to fetch it anew takes a tenth of the step.
             if number == 0:
                 self.optimizer.zero_grad()
-            self.scaler.scale(batch_loss / settings.accumulate).backward()
-            terms += torch.stack([batch_loss.detach(), *parts]) / settings.accumulate
+            self.scaler.scale(found.loss / settings.accumulate).backward()
+            names = tuple(found.figures)
+            figures = [found.loss.detach(), *found.figures.values()]
+            terms = terms + torch.stack(figures) / settings.accumulate
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.max_grad_norm)
-        figures = torch.cat([terms, torch.stack([norm, pairs.labels.mean()])])
-        self._computed[self.step + 1] = figures
+        assert isinstance(terms, Tensor)
+        self._computed[self.step + 1] = names, torch.cat([norm[None], terms])
         if len(self._computed) >= self.report_every:
             self._ask()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, settings)
+        self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._follow()
         if self.backbone.device.type != "cpu":
             self.optimizer.zero_grad()  # so that the next forward pass has their memory
         self.step += 1
+        self.whole = True
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The average after one more step; at first it is the plain mean of the weights."""
+        if self.average:
+            decay = min(self.config.training.ema, (self.step + 1) / (self.step + 2))
+            weights: list[Tensor] = [self.parameters[name] for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     def _advance_within_memory(self) -> Iterator[Event]:
         """A step; once, if the memory is exhausted, again with gradient checkpointing."""
@@ -243,6 +238,7 @@ class Trainer:
                 raise
         # Not in the handler: while it runs, the error's traceback holds the step's tensors.
         self.optimizer.zero_grad()
+        self._forget_unscaling()
         torch.cuda.empty_cache()
         denoiser.enable_gradient_checkpointing()
         yield Notice(
@@ -251,32 +247,11 @@ class Trainer:
         )
         self._advance()
 
-    def _loss(self, pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The loss, and detached L_sim, L_pref and margin, all of them scalars."""
-        settings, data, size = self.config.training, self.data, len(pairs.labels)
-        latents = data.reference_latents[pairs.reference]
-        conditions = data.reference_conditions.expand(size)
-        timesteps, noise = pairs.timesteps[0], pairs.noise[0]
-        prefers = settings.preference_weight > 0
-        if prefers:  # both halves in one forward pass: reference first, generated second
-            latents = torch.cat([latents, data.generated_latents[pairs.generated]])
-            drawn_by = data.generated_conditions[pairs.generated]
-            conditions = Conditions.cat([conditions, drawn_by])
-            timesteps, noise = torch.cat(pairs.timesteps), torch.cat(pairs.noise)
-        batch = (latents, noise, timesteps, conditions)
-
-        error = self.backbone.denoising_error(self.denoiser, *batch)  # (B,) or (2B,)
-        similarity = similarity_loss(error[:size])
-        loss = settings.similarity_weight * similarity
-        preference = margin = torch.zeros((), device=loss.device)
-        if prefers:
-            with torch.inference_mode():  # no_grad without its bookkeeping
-                base_error = self.backbone.denoising_error(self.backbone.denoiser, *batch)
-            delta = improvement(base_error, error)
-            result = preference_loss(delta[:size], delta[size:], pairs.labels, settings.beta)
-            preference, margin = result.loss, result.margin
-            loss = loss + settings.preference_weight * preference
-        return loss, similarity.detach(), preference.detach(), margin
+    def _forget_unscaling(self) -> None:
+        """A new scaler at the old one's scale, which refuses to unscale twice between two steps."""
+        scale, enabled = self.scaler.state_dict(), self.scaler.is_enabled()
+        self.scaler = torch.amp.GradScaler(self.backbone.device.type, enabled=enabled)
+        self.scaler.load_state_dict(scale)
 
     def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
@@ -298,6 +273,7 @@ class Trainer:
             "validated": self._validated,
             "stopping": self.stopping.state_dict(),
             "weights": {name: p.detach() for name, p in self.parameters.items()},
+            "average": dict(self.average),
             "moments": {name: dict(moment) for name, moment in moments.items()},
             "scaler": self.scaler.state_dict(),
         }
@@ -310,6 +286,8 @@ class Trainer:
                 raise KeyError("weights")
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["weights"][name])
+            for name, average in self.average.items():
+                average.copy_(state["average"][name])
             groups = self.optimizer.state_dict()["param_groups"]
             moments = {
                 index: {
@@ -324,7 +302,7 @@ class Trainer:
             self.stopping.load_state_dict(state["stopping"])
             self.step, self._validated = int(state["step"]), int(state["validated"])
             # From the present patience, so that a raised one lets a stopped run go on.
-            self._patience_out = 0 < self.stopping.patience <= self.stopping.stale
+            self._patience_out = self.stopping.exhausted
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 "the saved training state belongs to another model or version; "

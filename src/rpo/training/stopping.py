@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,27 @@ class Decision:
 
     improved: bool
     stop: bool
+
+
+class StoppingRule(Protocol):
+    """What the loop asks after every validation. Its state is plain numbers, for resuming.
+
+    Attributes:
+        best_step, best_reward: of the weights to keep; None before the first validation.
+        exhausted: whether the training should end.
+    """
+
+    best_step: int | None
+    best_reward: float | None
+
+    @property
+    def exhausted(self) -> bool: ...
+
+    def update(self, step: int, reward: float) -> Decision: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class KeepBest:
@@ -42,7 +63,12 @@ class KeepBest:
             self.best_step, self.best_reward, self.stale = step, float(reward), 0
         else:
             self.stale += 1
-        return Decision(improved, stop=0 < self.patience <= self.stale)
+        return Decision(improved, stop=self.exhausted)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience has run out."""
+        return 0 < self.patience <= self.stale
 
     def state_dict(self) -> dict[str, float]:
         """Plain numbers only; best_step -1 means that nothing was validated yet."""

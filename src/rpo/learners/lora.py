@@ -6,19 +6,23 @@ untouched, is the reference model of the preference loss, and no weight is held 
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rpo.config import LoraConfig
+from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.exports.lora_names import ADAPTER_FILE, obstacle
+from rpo.learners.learner import Learner
+from rpo.learners.sharing import sharing_copy, snapshot_of
+from rpo.models.backbone import Backbone
+from rpo.quiet import quiet
 from rpo.seeds import derive_seed
 
 NAME = "default"  # of the adapter within the denoiser
@@ -31,22 +35,6 @@ JOINT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 def is_adapted(denoiser: nn.Module) -> bool:
     """Whether `denoiser` carries an adapter."""
     return bool(getattr(denoiser, "peft_config", None))
-
-
-def sharing_copy(module: nn.Module, others: Mapping[int, Tensor] | None = None) -> nn.Module:
-    """A copy of the modules that holds the very same parameters and buffers.
-
-    others: by the id of a tensor, the one that the copy holds in its place.
-    """
-    tensors: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, {**tensors, **(others or {})})
-
-
-def snapshot(module: nn.Module) -> nn.Module:
-    """A copy that holds what learns as it is now, on the CPU; what does not learn is shared."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    kept = {id(p): nn.Parameter(p.detach().to("cpu", copy=True)) for p in learning}
-    return sharing_copy(module, kept)
 
 
 def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> nn.Module:
@@ -81,11 +69,20 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
     return denoiser.eval()
 
 
+def find_layers(base: nn.Module, wanted: str) -> list[str]:
+    """The names of the layers that `lora.targets` means. Raises UserError as `find_targets`."""
+    ends = tuple(f".{end}" for end in find_targets(base, wanted))
+    return [name for name in _adaptable(base) if f".{name}".endswith(ends)]
+
+
+def _adaptable(base: nn.Module) -> list[str]:
+    kinds = (nn.Linear, nn.Conv2d)
+    return [name for name, module in base.named_modules() if isinstance(module, kinds)]
+
+
 def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
     """The ends of layer names to adapt, all of them found in `base`. Raises UserError."""
-    layers = [
-        name for name, module in base.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
+    layers = _adaptable(base)
 
     def is_there(end: str) -> bool:
         return any(f".{name}".endswith(f".{end}") for name in layers)
@@ -105,6 +102,23 @@ def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
     return ends
 
 
+def export_remarks(backbone: Backbone, config: Config) -> list[str]:
+    """Which exports will refuse the adapter that is to be trained, and why; a sentence each."""
+    weights, targets = config.training.weights, config.lora.targets
+    base, pipeline = backbone.denoiser, type(backbone.family.pipeline).__name__
+    layers = find_layers(base, targets)
+    dora, depth = layers if weights == "dora" else [], base.config.get("layers_per_block", 2)
+    formats: dict[str, list[str]] = {}  # by the reason
+    for to in ("kohya", "comfyui"):
+        formats.setdefault(obstacle(to, pipeline, layers, dora, depth), []).append(f"--to {to}")
+    return [
+        f"lora.targets {targets} with training.weights {weights} cannot be exported "
+        f"{' or '.join(refused)}: {reason}"
+        for reason, refused in formats.items()
+        if reason
+    ]
+
+
 def adapter_weights(denoiser: Any) -> dict[str, Tensor]:
     """The adapter's tensors under peft's names.
 
@@ -119,15 +133,16 @@ def save_adapter(pipeline: Any, part: str, denoiser: Any, folder: Path) -> None:
     """Writes folder/`ADAPTER_FILE` as diffusers does; part: the denoiser's name in the pipeline."""
     about = denoiser.peft_config[NAME].to_dict()
     about["target_modules"] = sorted(about["target_modules"])  # a set has no order of its own
-    type(pipeline).save_lora_weights(
-        folder,
-        **{
-            f"{part}_lora_layers": adapter_weights(denoiser),
-            f"{part}_lora_adapter_metadata": about,
-        },
-        weight_name=ADAPTER_FILE,
-        safe_serialization=True,
-    )
+    with quiet():
+        type(pipeline).save_lora_weights(
+            folder,
+            **{
+                f"{part}_lora_layers": adapter_weights(denoiser),
+                f"{part}_lora_adapter_metadata": about,
+            },
+            weight_name=ADAPTER_FILE,
+            safe_serialization=True,
+        )
     _sort_header(folder / ADAPTER_FILE)
 
 
@@ -143,3 +158,37 @@ def _sort_header(file: Path) -> None:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     assert len(text) <= length, "sorting makes nothing longer"
     file.write_bytes(content[:8] + text.ljust(length) + content[8 + length :])
+
+
+class Lora(Learner):
+    """The base's own tensors with a low-rank adapter; what it saves is the adapter alone."""
+
+    dora: ClassVar[bool] = False
+
+    @classmethod
+    def refuse(cls, backbone: Backbone, config: Config) -> None:
+        find_targets(backbone.denoiser, config.lora.targets)
+
+    @classmethod
+    def remarks(cls, backbone: Backbone, config: Config) -> list[str]:
+        return export_remarks(backbone, config)
+
+    def build(self) -> nn.Module:
+        settings, seed = self.config.lora, self.config.seed
+        return adapted(self.backbone.denoiser, settings, dora=self.dora, seed=seed)
+
+    def snapshot(self) -> Callable[[Path], None]:
+        family = self.backbone.family
+        return partial(
+            save_adapter, family.pipeline, family.denoiser_name, snapshot_of(self.denoiser)
+        )
+
+    def load(self, folder: Path) -> nn.Module:
+        """The base denoiser with the adapter on it."""
+        return self.backbone.load_adapter(folder, ADAPTER_FILE)
+
+
+class Dora(Lora):
+    """A LoRA whose matrices' norms learn apart (arXiv 2402.09353)."""
+
+    dora = True

@@ -1,0 +1,191 @@
+"""The seam between a method and the loop: what is prepared, drawn for a step, and minimised.
+
+A method is one file: it prepares what it learns from, draws a step's batch as a function of
+(seed, step) alone, and turns that batch into a loss. The loop knows no method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rpo.config import Config
+from rpo.data.prompts import Prompt
+from rpo.events import Event
+from rpo.methods.rows import Rows
+from rpo.models.backbone import Backbone
+from rpo.rewards.harmonic import draw_labels
+from rpo.seeds import make_generator
+
+if TYPE_CHECKING:
+    from rpo.data.subject import Subject
+    from rpo.learners.learner import Learner
+    from rpo.rewards.alignment import AlignmentReward
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method has to work with. prompts: those of training; reward: labels and validates."""
+
+    backbone: Backbone
+    config: Config
+    subject: Subject
+    prompts: Sequence[Prompt]
+    reward: AlignmentReward
+
+    @property
+    def reference(self) -> Prompt:
+        """The prompt of the reference photos, "a photo of [V] dog"."""
+        return Prompt.reference(self.config.noun, self.config.identifier)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a method says of a batch.
+
+    Attributes:
+        loss: what is minimised, a scalar with gradient.
+        figures: detached scalars by name; `StepDone` carries them, each a mean over the step.
+    """
+
+    loss: Tensor
+    figures: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Rows that one photo of a step sends through each network: what `rpo plan` counts.
+
+    Attributes:
+        learning: through what learns, with gradient.
+        base: through the frozen base model.
+        texts: through the text encoders with gradient.
+        drawn: pictures that the base model draws before training.
+    """
+
+    learning: float = 1
+    base: float = 0
+    texts: float = 0
+    drawn: int = 0
+
+
+@dataclass(frozen=True)
+class Visit(Rows):
+    """What a gradient step of B pairs, or photos, sees of the photos.
+
+    Attributes:
+        photos: (B,) indices of reference latents.
+        labels: (B,) 1 where the photo is preferred.
+        timesteps, noise: (B,) and (B, C, h, w) of the photo, and of what it is compared with; the
+            same tensors twice unless the halves' noise is independent.
+        more: further photos of L_sim (`training.photos`): indices, timesteps and noise.
+    """
+
+    photos: Tensor
+    labels: Tensor
+    timesteps: tuple[Tensor, Tensor]
+    noise: tuple[Tensor, Tensor]
+    more: tuple[Tensor, ...]
+
+
+class Method(ABC):
+    """How a learner is taught. One instance a job.
+
+    Attributes:
+        Data: the class of what `prepare` returns.
+    """
+
+    Data: ClassVar[type[Rows]]
+
+    def __init__(self, task: Task) -> None:
+        """Raises UserError for a task that this method cannot do. Nothing is drawn yet."""
+        self.task, self.config, self.backbone = task, task.config, task.backbone
+
+    @abstractmethod
+    def prepare(self) -> Generator[Event, None, Any]:
+        """Yields its progress and returns the `Data`, computed once and kept in the run."""
+
+    @abstractmethod
+    def batch(self, data: Any, step: int) -> Rows:
+        """What step `step` (from 0) sees, on the CPU; a function of (seed, step) alone."""
+
+    @abstractmethod
+    def loss(self, learner: Learner, data: Any, batch: Any) -> Terms:
+        """The loss of a batch; data and batch are on the backbone's device."""
+
+    @classmethod
+    @abstractmethod
+    def passes(cls, config: Config) -> Passes:
+        """What one photo of a step costs with these settings."""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Small networks of the method's own that learn beside the learner and are not kept."""
+        return {}
+
+    # --- what several methods share -------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Pairs, or photos, of one gradient step."""
+        return self.config.training.batch_size * self.config.training.accumulate
+
+    def encode_photos(self) -> Tensor:
+        """(M, C, h, w) latents of the photos; with `training.flip` their mirrored ones follow."""
+        pictures = self.task.subject.tensor(self.backbone.resolution)
+        if self.config.training.flip:
+            pictures = torch.cat([pictures, pictures.flip(-1)])
+        return self.backbone.encode_images(pictures)
+
+    def draw_noise(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(size,) timesteps and (size, C, h, w) noise."""
+        timesteps = self.backbone.process.draw_timesteps(size, generator)
+        return timesteps, torch.randn(size, *self.backbone.latent_shape, generator=generator)
+
+    def visit(
+        self,
+        photos: int,
+        step: int,
+        probability: Callable[[Tensor], Tensor] = torch.ones_like,
+        independent: bool = False,
+    ) -> Visit:
+        """What `step` sees of `photos` latents. All methods of one seed see the same.
+
+        probability: (B,) chances of the label 1, given the (B,) chosen photos.
+        independent: the second noise and timesteps are of their own.
+        """
+        settings, size = self.config.training, self.size
+        count = photos // 2 if settings.flip else photos
+        generator = make_generator(self.config.seed, "step", step)
+        chosen = torch.randint(count, (size,), generator=generator)
+        labels = probability(chosen).float()
+        if self.config.reward.labels == "drawn":
+            labels = draw_labels(labels, generator)
+        first = self.draw_noise(size, generator)
+        # Sharing removes the noise's own difficulty from the comparison, as in Diffusion-DPO.
+        second = self.draw_noise(size, generator) if independent else first
+        more: tuple[Tensor, ...] = ()
+        if settings.photos > 1:
+            further = size * (settings.photos - 1)
+            others = torch.randint(count, (further,), generator=generator)
+            more = (others, *self.draw_noise(further, generator))
+        if settings.flip:
+
+            def mirrored(index: Tensor) -> Tensor:
+                return index + count * torch.randint(2, index.shape, generator=generator)
+
+            chosen, more = mirrored(chosen), (*map(mirrored, more[:1]), *more[1:])
+        return Visit(chosen, labels, (first[0], second[0]), (first[1], second[1]), more)
+
+    def shuffled(self, pictures: int, step: int, what: str = "epoch") -> Tensor:
+        """(B,) indices of drawn pictures: each comes once an epoch, in a shuffled order."""
+        order = []
+        for position in range(step * self.size, (step + 1) * self.size):
+            epoch, place = divmod(position, pictures)
+            shuffle = make_generator(self.config.seed, what, epoch)
+            order.append(torch.randperm(pictures, generator=shuffle)[place])
+        return torch.stack(order)

@@ -1,0 +1,63 @@
+"""L_sim alone (Eq. 7): the photos are reconstructed, and nothing holds the rest in place.
+
+The "L_sim only" row of Table 2 of arXiv 2407.12164; DreamBooth (arXiv 2208.12242) without its
+prior. Nothing is drawn and nothing is labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rpo.config import Config
+from rpo.events import Event
+from rpo.learners.learner import Learner
+from rpo.methods.losses import similarity_loss
+from rpo.methods.method import Method, Passes, Terms, Visit
+from rpo.methods.rows import Rows
+from rpo.models.conditions import Conditions
+
+
+@dataclass(frozen=True)
+class Photos(Rows):
+    """(M, C, h, w) latents of the photos, and the one row of their prompt."""
+
+    reference_latents: Tensor
+    reference_conditions: Conditions
+
+
+class Similarity(Method):
+    """L = E[err_θ(x_ref)]."""
+
+    Data = Photos
+
+    def prepare(self) -> Generator[Event, None, Photos]:
+        yield from ()
+        prompt = self.backbone.encode_prompts([self.task.reference.conditioning])
+        return Photos(self.encode_photos(), prompt)
+
+    def batch(self, data: Photos, step: int) -> Visit:
+        return self.visit(len(data.reference_latents), step)
+
+    def loss(self, learner: Learner, data: Photos, batch: Visit) -> Terms:
+        photos, timesteps, noise = batch.photos, batch.timesteps[0], batch.noise[0]
+        if batch.more:
+            photos, timesteps, noise = (
+                torch.cat(pair) for pair in zip((photos, timesteps, noise), batch.more, strict=True)
+            )
+        error = self.backbone.denoising_error(
+            learner.denoiser,
+            data.reference_latents[photos],
+            noise,
+            timesteps,
+            data.reference_conditions.expand(len(photos)),
+        )
+        loss = similarity_loss(error)
+        return Terms(loss, {"similarity": loss.detach()})
+
+    @classmethod
+    def passes(cls, config: Config) -> Passes:
+        return Passes(learning=config.training.photos)
