@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.data.prompts import Prompt, load_prompt_set
@@ -139,7 +140,8 @@ class Job:
             folder = RunFolder.create(self.path, self.config, environment)
             folder.record(to_record(started))
             squares = self.subject.tensor(method.backbone.resolution).add(1).div(2)
-            folder.save_images("photos", squares, [path.stem for path in self.subject.paths])
+            stems = [Path(name).stem for name in self.subject.names]
+            folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
         try:
@@ -249,7 +251,7 @@ class Job:
                 "name": self.subject.name,
                 "noun": self.config.noun,
                 "kind": self.config.subject_kind,
-                "folder": str(self.subject.paths[0].resolve().parent),
+                "folder": self.subject.folder,
                 "photos": fingerprints(self.subject),
             },
             "models": {
