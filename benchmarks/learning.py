@@ -11,7 +11,7 @@ Methods, each drawing the 25 test prompts from the same first noises:
     similarity        L_sim alone, the last step
     similarity-best   L_sim alone, the step that validates best
     rpo-last          L_sim + L_pref, the last step
-    rpo               L_sim + L_pref, the step that validates best: the method
+    rpo               L_sim + L_pref, the step that validates best: the paper's method
 
 Judges: DINO and CLIP-I (mean cosine with the subject's photos), CLIP-T (mean cosine with the
 prompt without identifier) by encoders that label and select nothing; the λ-harmonic reward
@@ -29,9 +29,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +67,26 @@ from rpo.evaluation.metrics import (
 )
 from rpo.events import Labelled, StepDone, Validated
 from rpo.learners import learner_class
-from rpo.learners.learner import Learner
 from rpo.methods import method_class
-from rpo.methods.method import Method, Task
-from rpo.methods.rpo import RPO, LabelledPairs
+from rpo.methods.method import Task
 from rpo.models.backbone import Backbone
+from rpo.models.conditions import Conditions
 from rpo.models.encoders import Encoder, load_encoder
 from rpo.models.resolve import resolve_model
 from rpo.models.sampling import sample, to_uint8
 from rpo.rewards.alignment import AlignmentReward
+from rpo.runs.environment import model_files
 from rpo.seeds import derive_seed
 from rpo.training.loop import Trainer
 from rpo.training.validation import Validator
 
 LAMBDA = 0.5
-# What each training gives: its weight of L_pref, and the methods of its last and best step.
-TRAININGS = ((0.0, "similarity", "similarity-best"), (None, "rpo-last", "rpo"))
+PROMPTS = {"prompts": "emojiland"}
+# What each method's training gives: the names of its last and of its best step in the table.
+TRAININGS = {
+    "similarity": ("similarity", "similarity-best"),
+    "rpo": ("rpo-last", "rpo"),
+}
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,11 @@ class Case:
     """One subject under one seed: its base pictures, its trainings, and their judgement."""
 
     def __init__(self, world: World, name: str, seed: int, config: Config, images: int) -> None:
-        self.world, self.name, self.seed = world, name, seed
-        self.subject = subject = load_subject(world.folder, name)
-        self.config = dataclasses.replace(
-            config, noun=subject.noun, subject_kind=subject.kind, seed=seed
-        )
-        self.photos = subject.tensor(world.backbone.resolution).add(1).div(2)
+        """config: how pictures are judged, and the identifier; a training has its own."""
+        self.world, self.name, self.seed, self.config = world, name, seed, config
+        self.subject = load_subject(world.folder, name)
+        self.place = resolve_model(world.folder / "pipeline", "pipeline")
+        self.photos = self.subject.tensor(world.backbone.resolution).add(1).div(2)
         self.reward = AlignmentReward(world.reward, self.photos)
         self.drawn = [p for p in self.prompts("test") for _ in range(images)]
 
@@ -124,90 +126,101 @@ class Case:
         kind, noun = self.subject.kind, self.subject.noun
         return self.world.prompts.prompts(split, kind, noun, self.config.identifier)
 
-    def records(self, missing: set[str]) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """A record and its (N, 3, H, W) uint8 pictures for each of the `missing` methods."""
+    def records(
+        self, missing: set[str], configs: Mapping[str, Config]
+    ) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """A record and its (N, 3, H, W) uint8 pictures for each of the `missing` methods.
+
+        configs: the settings of each method of `TRAININGS`.
+        """
         if "base" in missing:
-            start = time.perf_counter()
-            yield self._judge("base", self.world.backbone.denoiser, 0, start)
-        for weight, last, best in TRAININGS:
-            if not {last, best} & missing:
-                continue
-            yield from self.trained(weight, *(m if m in missing else None for m in (last, best)))
+            yield self.base()
+        for method, (last, best) in TRAININGS.items():
+            wanted = [name if name in missing else None for name in (last, best)]
+            if any(wanted):
+                yield from self.trained(configs[method], *wanted)
+
+    def base(self) -> tuple[dict[str, Any], Tensor]:
+        """The judgement of the base model."""
+        start = time.perf_counter()
+        backbone = self.world.backbone
+        conditions = backbone.encode_prompts([prompt.conditioning for prompt in self.drawn])
+        return self._judge("base", backbone.denoiser, conditions, 0, start)
 
     def trained(
-        self, preference_weight: float | None, last: str | None, best: str | None
+        self, config: Config, last: str | None, best: str | None
     ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """One training, and the judgement of its last and of its best step under those names.
+        """One training by `config.method`, and the judgement of its last and of its best step.
 
-        None is not judged.
+        They are called by those names; None is not judged.
         """
         start = time.perf_counter()
-        trainer, best_weights, about = self._train(preference_weight)
+        trainer, best_weights, about = self._train(config)
         about["seconds_of_training"] = time.perf_counter() - start
+        about["trained_parameters"] = sum(p.numel() for p in trainer.parameters.values())
         for method, step in ((last, trainer.step), (best, trainer.stopping.best_step)):
             if method is None:
                 continue
             start = time.perf_counter()
             if method == best:
-                trainer.denoiser.load_state_dict(best_weights, strict=False)
-            yield self._judge(method, trainer.denoiser, step or 0, start, about)
+                with torch.no_grad():
+                    for name, weight in best_weights.items():
+                        trainer.parameters[name].copy_(weight)
+            learner = trainer.learner
+            with torch.no_grad(), trainer.averaged():
+                told = learner.encode([prompt.conditioning for prompt in self.drawn])
+                yield self._judge(method, learner.denoiser, told, step or 0, start, about)
 
-    @cached_property
-    def data(self) -> LabelledPairs:
-        """The training pictures and labels, which both trainings share."""
-        work = RPO(self._task(self.config)).prepare()
+    def _train(self, config: Config) -> tuple[Trainer, dict[str, Tensor], dict[str, Any]]:
+        """The trainer at its last step, the best step's weights, and what its events said."""
+        # Without patience: the methods that take the last step must get there.
+        config = dataclasses.replace(
+            config,
+            noun=self.subject.noun,
+            subject_kind=self.subject.kind,
+            seed=self.seed,
+            validation=dataclasses.replace(config.validation, patience=0),
+        )
+        backbone, about = self.world.backbone, {}
+        prompts = self.prompts("training")
+        task = Task(
+            backbone, config, self.subject, prompts, self.reward, lambda: model_files(self.place)
+        )
+        method = method_class(config)(task)
+        work, labelled = method.prepare(), None
         while True:
             try:
                 event = next(work)
             except StopIteration as end:
-                return end.value
-            if isinstance(event, Labelled):
-                self.labelled = event
-
-    def _task(self, config: Config) -> Task:
-        prompts = self.prompts("training")
-        return Task(self.world.backbone, config, self.subject, prompts, self.reward)
-
-    def _train(
-        self, preference_weight: float | None
-    ) -> tuple[Trainer, dict[str, Tensor], dict[str, Any]]:
-        """The trainer at its last step, the best step's weights, and rewards, labels and margin.
-
-        preference_weight: None is the configuration's own.
-        """
-        training = self.config.training
-        if preference_weight is not None:
-            training = dataclasses.replace(training, preference_weight=preference_weight)
-        # Without patience: the methods that take the last step must get there.
-        config = dataclasses.replace(
-            self.config,
-            training=training,
-            validation=dataclasses.replace(self.config.validation, patience=0),
-        )
-        backbone = self.world.backbone
+                data = end.value
+                break
+            labelled = event if isinstance(event, Labelled) else labelled
         validator = Validator(backbone, self.reward, self.prompts("validation"), config)
-        method: Method = method_class(config)(self._task(config))
-        learner: Learner = learner_class(training.weights)(backbone, config)
-        trainer = Trainer(learner, method, self.data, config, validator)
-        rewards, margins, best = {}, [], {}
+        learner = learner_class(config.training.weights)(backbone, config)
+        trainer = Trainer(learner, method, data, config, validator)
+        rewards, figures, best = {}, [], {}
         for event in trainer.run():
             if isinstance(event, Validated):
                 rewards[str(event.step)] = round(event.reward, 5)
                 if event.improved:
-                    best = {k: p.detach().clone() for k, p in trainer.parameters.items()}
+                    with trainer.averaged():
+                        best = {k: p.detach().clone() for k, p in trainer.parameters.items()}
             elif isinstance(event, StepDone):
-                margins.append(event.figures.get("margin", 0.0))
-        about: dict[str, Any] = {"validation_rewards": rewards}
-        if training.preference_weight > 0:
-            about["label_mean_probability"] = self.labelled.mean_probability
-            about["label_mean_gap"] = self.labelled.mean_gap
-            about["last_margin"] = statistics.fmean(margins[-config.validation.every :])
+                figures.append(event.figures)
+        about = {"validation_rewards": rewards}
+        if labelled:
+            about["label_mean_probability"] = labelled.mean_probability
+            about["label_mean_gap"] = labelled.mean_gap
+        recent = figures[-config.validation.every :]
+        for key in sorted({key for step in recent for key in step}):
+            about[f"last_{key}"] = statistics.fmean(s[key] for s in recent if key in s)
         return trainer, best, about
 
     def _judge(
         self,
         method: str,
         denoiser: nn.Module,
+        conditions: Conditions,
         step: int,
         start: float,
         about: dict[str, Any] | None = None,
@@ -216,7 +229,7 @@ class Case:
         latents = sample(
             world.backbone,
             denoiser,
-            world.backbone.encode_prompts([prompt.conditioning for prompt in self.drawn]),
+            conditions,
             [derive_seed(self.seed, "test", index) for index in range(len(self.drawn))],
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
@@ -283,6 +296,10 @@ def opened(
 def run(arguments: argparse.Namespace) -> str:
     """The whole experiment; returns its table."""
     config = load_config("emojiland", None, arguments.set, prompts="emojiland")
+    configs = {
+        method: load_config("emojiland", None, [*arguments.set, f"method={method}"], **PROMPTS)
+        for method in TRAININGS
+    }
     if arguments.seeds < 1 or arguments.images < 1:
         raise UserError("--seeds and --images must be at least 1")
     world = World.load(arguments.world, config)
@@ -297,7 +314,7 @@ def run(arguments: argparse.Namespace) -> str:
             if not missing:
                 continue
             case = Case(world, name, seed, config, arguments.images)
-            for record, pictures in case.records(missing):
+            for record, pictures in case.records(missing, configs):
                 _save_sheet(sheet_path(arguments.out, name, seed, record["method"]), pictures)
                 if not session["records"]:
                     results["sessions"].append(session)

@@ -33,11 +33,16 @@ SUBJECTS = ("dog3", "duck_toy", "teapot")
 COLUMNS = {"dino": "DINO", "clip_i": "CLIP-I", "clip_t": "CLIP-T", "harmonic_judge": "λ-harmonic"}
 
 
-def run(arguments: argparse.Namespace) -> str:
-    """The whole sweep; returns its table."""
+def check_names(arguments: argparse.Namespace) -> None:
+    """Raises UserError for a subject that the world does not have."""
     unknown = set(arguments.names) - subject_table(arguments.world).keys()
     if unknown:
         raise UserError(f"--names: no subject {', '.join(sorted(unknown))} in {arguments.world}")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """The whole sweep; returns its table."""
+    check_names(arguments)
     common = load_config("emojiland", None, arguments.set, prompts="emojiland")
     configs = {
         case: load_config("emojiland", None, [*arguments.set, *case.split()], prompts="emojiland")
@@ -53,7 +58,7 @@ def run(arguments: argparse.Namespace) -> str:
             for case, config in configs.items():
                 if (case, name, seed) in done:
                     continue
-                for record, _ in Case(world, name, seed, config, 1).trained(None, "last", "best"):
+                for record, _ in Case(world, name, seed, common, 1).trained(config, "last", "best"):
                     results["records"].append({"case": case} | rounded(record))
                 if session not in results["sessions"]:
                     results["sessions"].append(session)
