@@ -22,6 +22,7 @@ from rpo.config.sections import (
     LoraConfig,
     RewardConfig,
     SamplingConfig,
+    TextualInversionConfig,
     TrainingConfig,
     ValidationConfig,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "LoraConfig",
     "RewardConfig",
     "SamplingConfig",
+    "TextualInversionConfig",
     "TrainingConfig",
     "ValidationConfig",
     "changed",

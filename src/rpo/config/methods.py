@@ -53,4 +53,14 @@ METHODS: dict[str, MethodFacts] = {
         "preferences alone, without the similarity loss",
         DENOISER,
     ),
+    "textual_inversion": MethodFacts(
+        "rpo.methods.textual_inversion:TextualInversion",
+        "Textual inversion",
+        "arXiv 2208.01618",
+        "a word for the subject; the model itself stays as it is",
+        ("token",),
+        # The paper's rate is 0.005 for each picture of a batch.
+        {"training.learning_rate": 5e-3, "training.steps": 5000, "validation.every": 250},
+        {"training.learning_rate": 5e-3, "training.steps": 400, "validation.every": 40},
+    ),
 }

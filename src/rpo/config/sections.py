@@ -69,8 +69,10 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw8bit"] = _field(
         "adamw", "AdamW, or bitsandbytes' one that keeps its moments in 8 bits."
     )
-    weights: Literal["full", "lora", "dora"] = _field(
-        "full", "What learns: the whole denoiser (the paper), or a low-rank adapter of it."
+    weights: Literal["full", "lora", "dora", "token", "cross-attention"] = _field(
+        "full",
+        "What learns: the whole denoiser (the paper), a low-rank adapter of it, a new token of the "
+        "text encoders, or that and how the denoiser attends to the prompt.",
     )
     checkpointing: bool = _field(
         False, "Compute activations twice instead of keeping them: a third slower, far less memory."
@@ -156,12 +158,28 @@ class ValidationConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class TextualInversionConfig(Section):
+    """The new token, where training.weights is token or cross-attention (arXiv 2208.01618)."""
+
+    _prefix: ClassVar[str] = "textual_inversion."
+    vectors: int = _field(
+        1, "Vectors that the identifier stands for, a token each.", at_least=1, at_most=64
+    )
+    initializer: str = _field(
+        "noun",
+        "Word whose first token's vector all of them begin as; noun is the subject's.",
+        form=(r"\S+", "one word"),
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
     "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
+    "textual_inversion": TextualInversionConfig,
 }
 
 
@@ -215,6 +233,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
+    textual_inversion: TextualInversionConfig = TextualInversionConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -92,6 +92,14 @@ class Visit(Rows):
     noise: tuple[Tensor, Tensor]
     more: tuple[Tensor, ...]
 
+    def all_photos(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices, timesteps and noise of all photos of L_sim, the further ones last."""
+        first = (self.photos, self.timesteps[0], self.noise[0])
+        if not self.more:
+            return first
+        photos, timesteps, noise = map(torch.cat, zip(first, self.more, strict=True))
+        return photos, timesteps, noise
+
 
 class Method(ABC):
     """How a learner is taught. One instance a job.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rpo.config import Config
@@ -43,11 +42,7 @@ class Similarity(Method):
         return self.visit(len(data.reference_latents), step)
 
     def loss(self, learner: Learner, data: Photos, batch: Visit) -> Terms:
-        photos, timesteps, noise = batch.photos, batch.timesteps[0], batch.noise[0]
-        if batch.more:
-            photos, timesteps, noise = (
-                torch.cat(pair) for pair in zip((photos, timesteps, noise), batch.more, strict=True)
-            )
+        photos, timesteps, noise = batch.all_photos()
         error = self.backbone.denoising_error(
             learner.denoiser,
             data.reference_latents[photos],
