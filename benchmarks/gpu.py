@@ -38,8 +38,8 @@ from benchmarks.command import finish, make_parser
 from benchmarks.provenance import machine_line, provenance, write_json
 from benchmarks.random_models import write_models
 from benchmarks.speed import (
-    NoValidation,
     PlainDreamBooth,
+    bare_trainer,
     measure_job,
     placeholder_data,
 )
@@ -51,7 +51,6 @@ from rpo.models.backbone import FLOATS, Backbone, resolve_device
 from rpo.models.encoders import load_encoder
 from rpo.quiet import quiet
 from rpo.rewards.alignment import AlignmentReward
-from rpo.training.loop import Trainer
 
 FRUGAL = ("training.weights=lora", "training.checkpointing=true", "offload=true")
 
@@ -134,7 +133,7 @@ def measure_steps(
     """Seconds of a gradient step, and its share of the card's matrix product."""
     config = changed(config, {"training.batch_size": arguments.batch, "training.steps": 10**6})
     data = placeholder_data(backbone, subject, training_prompts(config)[: arguments.batch], config)
-    trainer = Trainer(backbone, data, config, NoValidation())  # type: ignore[arg-type]
+    trainer = bare_trainer(backbone, data, config)
     list(trainer.run(until=3))
     with FlopCounterMode(display=False) as counter:
         list(trainer.run(until=4))

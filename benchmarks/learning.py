@@ -66,8 +66,12 @@ from rpo.evaluation.metrics import (
     subject_similarity,
     text_similarity,
 )
-from rpo.events import Labelled, Prepared, StepDone, Validated
-from rpo.methods.preparation import TrainingData, prepare
+from rpo.events import Labelled, StepDone, Validated
+from rpo.learners import learner_class
+from rpo.learners.learner import Learner
+from rpo.methods import method_class
+from rpo.methods.method import Method, Task
+from rpo.methods.rpo import RPO, LabelledPairs
 from rpo.models.backbone import Backbone
 from rpo.models.encoders import Encoder, load_encoder
 from rpo.models.resolve import resolve_model
@@ -149,18 +153,20 @@ class Case:
             yield self._judge(method, trainer.denoiser, step or 0, start, about)
 
     @cached_property
-    def data(self) -> TrainingData:
+    def data(self) -> LabelledPairs:
         """The training pictures and labels, which both trainings share."""
-        world = self.world
-        events = prepare(
-            world.backbone, self.reward, self.subject, self.prompts("training"), self.config
-        )
-        for event in events:
+        work = RPO(self._task(self.config)).prepare()
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
             if isinstance(event, Labelled):
                 self.labelled = event
-            elif isinstance(event, Prepared):
-                return event.data
-        raise AssertionError("prepare ends with Prepared")
+
+    def _task(self, config: Config) -> Task:
+        prompts = self.prompts("training")
+        return Task(self.world.backbone, config, self.subject, prompts, self.reward)
 
     def _train(
         self, preference_weight: float | None
@@ -180,7 +186,9 @@ class Case:
         )
         backbone = self.world.backbone
         validator = Validator(backbone, self.reward, self.prompts("validation"), config)
-        trainer = Trainer(backbone, self.data, config, validator)
+        method: Method = method_class(config)(self._task(config))
+        learner: Learner = learner_class(training.weights)(backbone, config)
+        trainer = Trainer(learner, method, self.data, config, validator)
         rewards, margins, best = {}, [], {}
         for event in trainer.run():
             if isinstance(event, Validated):
@@ -188,7 +196,7 @@ class Case:
                 if event.improved:
                     best = {k: p.detach().clone() for k, p in trainer.parameters.items()}
             elif isinstance(event, StepDone):
-                margins.append(event.margin)
+                margins.append(event.figures.get("margin", 0.0))
         about: dict[str, Any] = {"validation_rewards": rewards}
         if training.preference_weight > 0:
             about["label_mean_probability"] = self.labelled.mean_probability
@@ -213,6 +221,7 @@ class Case:
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             batch_size=settings.batch_size,
+            scheduler=settings.scheduler,
         )
         pictures = world.backbone.decode(latents, settings.batch_size).cpu()
         plain = [prompt.plain for prompt in self.drawn]

@@ -36,17 +36,20 @@ from torch import Tensor, nn
 from benchmarks.command import finish, make_parser
 from benchmarks.provenance import machine_line, provenance, write_json
 from benchmarks.world import WORLD, load_subject, model_hashes, subject_table
+from rpo.api import iterate
 from rpo.config import Config, load_config
 from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.data.subject import Subject
 from rpo.errors import UserError
-from rpo.events import Prepared, StepDone, Validated
-from rpo.methods.preparation import TrainingData
+from rpo.events import Drawn, PhaseDone, StepDone, Validated
+from rpo.learners import learner_class
+from rpo.learners.learner import Learner
+from rpo.methods.method import Task
+from rpo.methods.rpo import RPO, LabelledPairs
 from rpo.models.backbone import Backbone, quiet
 from rpo.models.conditions import Conditions
 from rpo.models.sampling import initial_noise, make_solver, sample
 from rpo.rewards.harmonic import Scores
-from rpo.runs.job import PhaseDone, iterate
 from rpo.seeds import derive_seed
 from rpo.training.loop import Trainer
 
@@ -76,10 +79,10 @@ def measure_job(
                 }
             elif isinstance(event, StepDone):
                 steps = event.step
-            elif isinstance(event, Prepared):
-                drawn = len(event.images)
+            elif isinstance(event, Drawn):
+                drawn = len(event.prompts)
             elif isinstance(event, Validated):
-                validated += len(event.images)
+                validated += len(event.prompts)
         seconds = time.perf_counter() - start
 
     def peak(key: str) -> float | None:
@@ -167,9 +170,13 @@ class NoValidation:
 
     prompts: tuple[str, ...] = ()
 
-    def run(self, denoiser: nn.Module) -> Generator[Any, None, tuple[Scores, Tensor]]:
+    def run(self, learner: Learner) -> Generator[Any, None, tuple[Scores, Tensor]]:
         yield from ()
         return Scores(torch.ones(1), torch.ones(1)), torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+
+    def figures(self, pictures: Tensor) -> dict[str, float]:
+        """None."""
+        return {}
 
 
 def compare_steps(
@@ -189,7 +196,7 @@ def compare_steps(
         training=training,
         validation=dataclasses.replace(config.validation, every=total, patience=0),
     )
-    trainer = Trainer(backbone, data, config, NoValidation())  # type: ignore[arg-type]
+    trainer = bare_trainer(backbone, data, config)
     plain = PlainDreamBooth(backbone, data, config)
 
     def rpo_steps() -> None:
@@ -223,15 +230,23 @@ def compare_steps(
     }
 
 
+def bare_trainer(backbone: Backbone, data: LabelledPairs, config: Config) -> Trainer:
+    """RPO's trainer for steps alone: it validates nothing."""
+    nothing: Any = None  # a step reads neither subject nor reward
+    method = RPO(Task(backbone, config, nothing, (), nothing))
+    learner = learner_class(config.training.weights)(backbone, config)
+    return Trainer(learner, method, data, config, NoValidation())  # type: ignore[arg-type]
+
+
 def placeholder_data(
     backbone: Backbone, subject: Subject, prompts: Sequence[Prompt], config: Config
-) -> TrainingData:
+) -> LabelledPairs:
     """Data of the right shapes: speed does not depend on what the latents show."""
     photos = backbone.encode_images(subject.tensor(backbone.resolution))
     texts = [prompt.conditioning for prompt in prompts]
     seeds = [derive_seed(config.seed, "speed data", index) for index in range(len(texts))]
     reference = Prompt.reference(subject.noun, config.identifier).conditioning
-    return TrainingData(
+    return LabelledPairs(
         reference_latents=photos,
         generated_latents=initial_noise(backbone.latent_shape, seeds),
         reference_conditions=backbone.encode_prompts([reference]),
@@ -246,7 +261,7 @@ class PlainDreamBooth:
     It has the same fused AdamW and clipping as the library, so that only the code differs.
     """
 
-    def __init__(self, backbone: Backbone, data: TrainingData, config: Config) -> None:
+    def __init__(self, backbone: Backbone, data: LabelledPairs, config: Config) -> None:
         self.base, self.unet = backbone.denoiser, backbone.trainable_copy()
         self.settings = config.training
         self.prediction_type = backbone.prediction_type

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import (
@@ -48,7 +47,8 @@ def _models(work: Path, steps: dict[str, int], only: str | None, start: Path | N
     download(artwork)
     pool = load_pool(artwork, work, SCENES, seed=1)
     tokenizer = make_tokenizer(work / "tokenizer")
-    before = StableDiffusionPipeline.from_pretrained(start, safety_checker=None) if start else None
+    kind = diffusion.StableDiffusionPipeline
+    before = kind.from_pretrained(start, safety_checker=None) if start else None
     vae = autoencoder.train(pool, work, steps["autoencoder"], before and before.vae)
     latents, scale = autoencoder.latents(vae, pool, work / "latents.npy")
     wanted = [only] if only else list(steps)

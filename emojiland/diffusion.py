@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -16,6 +16,9 @@ from emojiland.growing import grow
 from emojiland.pool import Pool
 from emojiland.scenes import FILLERS
 from emojiland.words import MAX_LENGTH
+from rpo.models.loading import pipeline_class
+
+StableDiffusionPipeline = pipeline_class("StableDiffusionPipeline")
 
 EMPTY = 0.1  # share of empty prompts, for classifier-free guidance
 FILLED = 0.2  # share of captions with a meaningless word before the noun

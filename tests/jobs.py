@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from tiny import TOKENS, save_tiny, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
+import rpo
 from rpo.cli import commands as cli
 from rpo.data.subject import Subject
-from rpo.runs import job
 
 PROMPTS = """
 [training]
@@ -146,12 +146,17 @@ def measured(run: Path) -> list[dict[str, Any]]:
     """The metrics without times and places."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    return [r for r in records if r["event"] not in ("started", "phase", "interrupted")]
+    stamp = ("run", "number", "time")
+    return [
+        {key: value for key, value in record.items() if key not in stamp}
+        for record in records
+        if record["event"] not in ("started", "phase", "interrupted")
+    ]
 
 
 def break_off(world: World, out: Path, at: type, step: int, **more: Any) -> None:
     """Runs a job and leaves its loop at the event of that kind and step."""
-    events = job.iterate(
+    events = rpo.iterate(
         Subject.from_folder(world.photos, "dog"),
         model=str(world.model),
         out=out,

@@ -20,7 +20,7 @@ from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
 from rpo.events import StepDone
 from rpo.exports.lora_names import ADAPTER_FILE
-from rpo.learners.adapters import NAME, adapted, is_adapted
+from rpo.learners.lora import NAME, adapted, is_adapted
 from rpo.models.backbone import Backbone
 from rpo.quiet import quiet
 
@@ -132,8 +132,8 @@ def test_switched_off_it_is_the_base_exactly(kind: str, method: str) -> None:
 
 def test_the_first_step_is_undecided(backbone: Backbone) -> None:
     step = first_step(make_trainer(backbone, make_config(weights="lora")))
-    assert step.margin == 0
-    assert step.preference == pytest.approx(math.log(2), abs=1e-7)
+    assert step.figures["margin"] == 0
+    assert step.figures["preference"] == pytest.approx(math.log(2), abs=1e-7)
 
 
 def test_training_lowers_the_loss_and_resumes_exactly(backbone: Backbone) -> None:
@@ -147,7 +147,7 @@ def test_training_lowers_the_loss_and_resumes_exactly(backbone: Backbone) -> Non
     list(second.run())
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, second.parameters[name])
-    assert sum(s.margin != 0 for s in steps) == 7
+    assert sum(s.figures["margin"] != 0 for s in steps) == 7
     assert all("lora_" in name for name in whole.state_dict()["weights"])
 
 
@@ -222,7 +222,7 @@ def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     # The same in diffusers alone.
     base = Backbone.load(world.model, "cpu", RESOLUTION)
     ours = Backbone.load(world.model, "cpu", RESOLUTION)
-    ours.load_adapter(run.best)
+    ours.load_adapter(run.best, ADAPTER_FILE)
     with quiet():
         stock = DiffusionPipeline.from_pretrained(world.model)
         stock.load_lora_weights(str(run.best))

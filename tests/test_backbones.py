@@ -21,7 +21,7 @@ from torch import Tensor
 
 import rpo
 from rpo.errors import UserError
-from rpo.methods.preparation import TrainingData
+from rpo.methods.rpo import LabelledPairs
 from rpo.models.backbone import Backbone
 from rpo.models.families.flux import pack, positions, unpack
 from rpo.models.sampling import FLOW_SOLVER, initial_noise, make_solver, sample
@@ -316,7 +316,7 @@ def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert run.folder.best_card()["scheduler"] == (FLOW_SOLVER if flow else "ddim")
     assert run.settings("x", 0)["scheduler"] == (FLOW_SOLVER if flow else "ddim")
 
-    data = TrainingData.from_tensors(RunFolder(run.path).load_data())
+    data = LabelledPairs.from_tensors(RunFolder(run.path).load_data())
     assert len(data.generated_conditions) == len(data.generated_latents) == 4
     encoded = trained.encode_prompts(["a [V] dog in snow", "a green [V] dog"])
     for rows, text in ((slice(0, 2), 0), (slice(2, 4), 1)):

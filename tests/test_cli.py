@@ -102,7 +102,7 @@ def test_bars_count_and_tell_the_time_left(
         bars.steps, bars.resumed_at = 10, 2
         for step, now in ((3, 100.0), (4, 103.0), (5, 106.0)):
             clock[0] = now
-            bars(StepDone(step, 1.0, 0.5, 0.5, 0.0, 2.0, 1.0))
+            bars(StepDone(step, 1.0, 2.0))
         # 3 steps of this session since the bar was begun at 100 s took 6 s; 5 are left
         assert re.search(r"training \S+ 5/10 0:00:06 10 s left", line("training"))
         bars(Progress("validation", 0, 4))
@@ -150,7 +150,9 @@ def test_json_is_one_event_a_line(
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
     assert events[0]["event"] == "started"
+    stamp = {"run": "j", "number": events[-1]["number"], "time": events[-1]["time"]}
     assert events[-1] == {
+        **stamp,
         "event": "finished",
         "path": str(tmp_path / "j"),
         "best_step": load_run(tmp_path / "j").best_step,

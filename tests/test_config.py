@@ -28,6 +28,12 @@ from rpo.errors import UserError
 
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "method": "dpo",
+    "training.schedule": "cosine",
+    "training.warmup": 7,
+    "training.ema": 0.9,
+    "training.photos": 3,
+    "training.flip": True,
     "model": "models/Größe 2",
     "noun": 'dög "in quotes"',
     "identifier": "sks",
@@ -314,7 +320,7 @@ def test_both_loss_weights_zero_is_refused() -> None:
         ("patience=1", "unknown setting 'patience'; did you mean validation.patience?"),
         ("seed.x=1", "did you mean seed?"),
         ("reward=1", "did you mean reward.model or reward.mean"),
-        ("xyzzy=1", "choose from model, noun, identifier"),
+        ("xyzzy=1", "choose from model, method, noun"),
     ],
 )
 def test_a_wrong_override_is_quoted_with_the_remedy(override: str, message: str) -> None:

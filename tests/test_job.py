@@ -32,8 +32,7 @@ from rpo.cli.signals import StopOnSignal
 from rpo.config import Config, load_config
 from rpo.data.subject import Subject
 from rpo.errors import UserError
-from rpo.events import Labelled, Prepared, Progress, StepDone, Validated
-from rpo.runs import job
+from rpo.events import Drawn, Labelled, Progress, Started, StepDone, Validated
 from rpo.runs.result import drawing, load_run
 from rpo.training.stopping import KeepBest
 
@@ -172,11 +171,11 @@ def test_the_card_of_best_says_how_generate_draws(world: World, tmp_path: Path) 
 # --- one owner for noun, kind and settings -----------------------------------------------
 
 
-def started(world: World, **options: Any) -> job.Started:
+def started(world: World, **options: Any) -> Started:
     """The first event of a job, which is then left."""
     settings = [*world.settings(), *options.pop("settings", ())]
     subject = Subject.from_folder(world.photos, options.pop("noun", "dog"))
-    events = job.iterate(subject, model=str(world.model), settings=settings, **options)
+    events = rpo.iterate(subject, model=str(world.model), settings=settings, **options)
     event = next(events)
     events.close()
     return event
@@ -229,7 +228,7 @@ def test_a_config_keeps_its_settings_beside_a_field(world: World, tmp_path: Path
     subject = Subject.from_folder(world.photos, "dog")
     config = load_config_of(world)
     out = tmp_path / "run"
-    events = job.iterate(subject, out=out, config=config, training={"steps": 3})
+    events = rpo.iterate(subject, out=out, config=config, training={"steps": 3})
     for event in events:
         if isinstance(event, Progress):
             break
@@ -266,7 +265,7 @@ def test_resumed_equals_uninterrupted(
     assert "interrupted" not in (out / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("at", [Progress, Labelled, Prepared])
+@pytest.mark.parametrize("at", [Progress, Labelled, Drawn])
 def test_a_run_cut_before_its_first_checkpoint_repeats_nothing_in_the_metrics(
     world: World, done: Path, tmp_path: Path, at: type
 ) -> None:
@@ -358,7 +357,7 @@ def test_resume_refuses_another_model_and_other_prompts(world: World, tmp_path: 
     settings = [*world.settings(), f"prompts={prompts}"]
 
     def go_on(**options: Any) -> None:
-        events = job.iterate(subject, out=out, settings=settings, model=str(model), **options)
+        events = rpo.iterate(subject, out=out, settings=settings, model=str(model), **options)
         for event in events:
             if isinstance(event, Validated):
                 break
@@ -441,7 +440,9 @@ def test_a_failed_run_is_recorded_and_reported(
     assert capsys.readouterr().err == "error: the loss became nan at step 3\n"
     run = load_run(out)
     failures = [r for r in run.folder.records() if r["event"] == "failed"]
-    assert failures == [{"event": "failed", "message": "the loss became nan at step 3"}]
+    (failed,) = failures
+    assert failed["message"] == "the loss became nan at step 3"
+    assert failed["kind"] == "wrong input"
     assert run.folder.summary() == {}  # in its first minute no checkpoint is due
     page = run.report.read_text(encoding="utf-8")
     assert "The run ended in an error: the loss became nan at step 3" in page
@@ -462,7 +463,7 @@ def test_a_failed_run_is_recorded_and_reported(
     ],
     ids=["cuda", "mps", "cpu", "python"],
 )
-@pytest.mark.parametrize("place", ["rpo.runs.job._Job._load", "rpo.models.pictures.sample"])
+@pytest.mark.parametrize("place", ["rpo.runs.job.Job._load", "rpo.models.pictures.sample"])
 def test_exhausted_memory_is_one_line_with_the_remedy(
     world: World,
     tmp_path: Path,
@@ -490,6 +491,6 @@ def test_another_runtime_error_is_not_hidden(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("rpo.runs.job._Job._load", fail)
+    monkeypatch.setattr("rpo.runs.job.Job._load", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.run(["train", str(world.photos), *world.flags(), "-q", "--out", str(tmp_path / "run")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,9 @@ from torch import Tensor
 from rpo.config import load_config
 from rpo.errors import UserError
 from rpo.events import Validated
-from rpo.learners.adapters import snapshot
+from rpo.learners.full import Full
+from rpo.learners.sharing import snapshot_of
+from rpo.models.backbone import Backbone
 from rpo.runs import keeping
 from rpo.runs.background import Background
 from rpo.runs.folder import RunFolder
@@ -58,7 +61,7 @@ def test_a_snapshot_keeps_what_learns_and_shares_the_rest() -> None:
     denoiser = tiny_backbone().trainable_copy()
     denoiser.conv_in.requires_grad_(False)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    kept = snapshot(denoiser)
+    kept = snapshot_of(denoiser)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.add_(1)
@@ -72,10 +75,12 @@ def test_a_snapshot_keeps_what_learns_and_shares_the_rest() -> None:
 
 
 class StandIn:
-    """A trainer that has a denoiser and learns by a word."""
+    """A trainer that has a learner and learns by a word."""
 
-    def __init__(self, denoiser: Any) -> None:
-        self.denoiser, self.config, self.step = denoiser, load_config(noun="dog"), 40
+    def __init__(self, backbone: Backbone) -> None:
+        self.config, self.step = load_config(noun="dog"), 40
+        self.backbone, self.learner = backbone, Full(backbone, self.config)
+        self.averaged = nullcontext
         self.stopping = KeepBest(0, "best")
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -84,25 +89,26 @@ class StandIn:
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> Keeper:
-    backbone = tiny_backbone()
-    trainer: Any = StandIn(backbone.trainable_copy())
-    return Keeper(RunFolder(tmp_path), backbone, trainer)
+    trainer: Any = StandIn(tiny_backbone())
+    return Keeper(RunFolder(tmp_path), trainer)
 
 
 def test_best_is_the_model_as_it_was_though_the_training_goes_on(
     keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, save = threading.Event(), keeper.backbone.save
+    go, save = threading.Event(), keeper.trainer.backbone.save
 
     def slow(denoiser: Any, folder: Path) -> None:
         go.wait(10)
         save(denoiser, folder)
 
-    monkeypatch.setattr(keeper.backbone, "save", slow)
-    expected = {k: p.detach().clone() for k, p in keeper.trainer.denoiser.named_parameters()}
+    monkeypatch.setattr(keeper.trainer.backbone, "save", slow)
+    expected = {
+        k: p.detach().clone() for k, p in keeper.trainer.learner.denoiser.named_parameters()
+    }
     keeper.keep_best(BEST)
     with torch.no_grad():
-        for parameter in keeper.trainer.denoiser.parameters():
+        for parameter in keeper.trainer.learner.denoiser.parameters():
             parameter.zero_()
     assert not (keeper.folder.path / "best").exists()
     go.set()
@@ -121,7 +127,7 @@ def test_what_goes_wrong_in_saving_stops_the_training(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keeper.backbone, "save", fail)
+    monkeypatch.setattr(keeper.trainer.backbone, "save", fail)
     keeper.keep_best(BEST)
     with pytest.raises(UserError, match="best: the disk is full"):
         keeper.checkpoint()
@@ -140,7 +146,7 @@ def test_checkpoints_take_a_tenth_of_the_time_at_most(
 
     monkeypatch.setattr(keeping, "time", SimpleNamespace(monotonic=lambda: now))
     folder: Any = SimpleNamespace(save_last=save)
-    keeper = Keeper(folder, keeper.backbone, keeper.trainer)
+    keeper = Keeper(folder, keeper.trainer)
     for second in range(0, 121, 10):
         now = max(now, second)
         keeper.checkpoint_if_due()

@@ -10,12 +10,12 @@ from jobs import make_world, save_reward
 from tiny import RESOLUTION, tiny_backbone
 from torch import nn
 
+from rpo.api import train
 from rpo.data.subject import Subject
 from rpo.models import encoders
 from rpo.models.backbone import Backbone
 from rpo.models.encoders import load_encoder
 from rpo.models.offload import awake
-from rpo.runs.job import train
 
 
 class Recorder(nn.Module):

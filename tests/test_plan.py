@@ -100,7 +100,7 @@ def test_every_family_is_planned_from_its_folder(kind: str, tmp_path: Path, worl
     config = load_config(model=str(folder))
     shape = load_architecture(str(folder), str(world.reward))
     found = Estimator(shape, config, 2, 2)
-    assert found.latent_shape == backbone.latent_shape
+    assert found.counter.latent_shape == backbone.latent_shape
     assert found.parts()["denoiser"] == parameter_count(backbone.denoiser)
     told, heard = shape.conditions(3), backbone.encode_prompts(["a", "b", "c"])
     assert {name: tensor.shape for name, tensor in told.tensors().items()} == {
@@ -193,7 +193,8 @@ def test_times_follow_from_the_operations() -> None:
     forward = found._draw(choice, False, 3.0).flops
     assert seconds["sampling"] > 32 * 20 * forward / 1e12
     assert found._draw(choice, False, 1.0).flops * 2 == forward
-    judged = 11 * 8 * (20 * forward + found._decode(choice).flops + found._reward(choice).flops)
+    decode, reward = found.counter.decode("fp32").flops, found.counter.reward("fp32").flops
+    judged = 11 * 8 * (20 * forward + decode + reward)
     assert seconds["validation"] == pytest.approx(judged / 1e12)  # at 0, 40, … 400
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from rpo.config import Config, RewardConfig, SamplingConfig, TrainingConfig, ValidationConfig
 from rpo.data.prompts import Prompt
-from rpo.events import Labelled, Prepared, Progress, Validated
-from rpo.methods.preparation import prepare
+from rpo.events import Drawn, Labelled, Progress, Validated
+from rpo.learners.full import Full
+from rpo.methods.method import Task
+from rpo.methods.rpo import RPO, LabelledPairs
 from rpo.models.backbone import Backbone
 from rpo.models.sampling import sample
 from rpo.rewards.alignment import AlignmentReward
@@ -71,6 +73,15 @@ class Photos:
 TRAINING = [Prompt.from_template(t, "dog", "[V]") for t in ("a {} on the Moon", "a green {}")]
 
 
+@dataclasses.dataclass
+class Prepared:
+    """What RPO prepares, and what it drew for that."""
+
+    data: LabelledPairs
+    images: Tensor
+    prompts: tuple[str, ...]
+
+
 def prepared(backbone: Backbone, encoder: PixelEncoder, **reward) -> tuple[Prepared, list, Config]:
     config = Config(
         noun="dog",
@@ -82,8 +93,14 @@ def prepared(backbone: Backbone, encoder: PixelEncoder, **reward) -> tuple[Prepa
     )
     references = Photos().tensor(RESOLUTION) / 2 + 0.5
     scorer = AlignmentReward(encoder, references)
-    *events, last = prepare(backbone, scorer, Photos(), TRAINING, config)
-    return last, events, config
+    task = Task(backbone, config, Photos(), TRAINING, scorer)  # type: ignore[arg-type]
+    events, work = [], RPO(task).prepare()
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as end:
+            drawn = next(event for event in events if isinstance(event, Drawn))
+            return Prepared(end.value, drawn.images, drawn.prompts), events, config
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.4])
@@ -162,15 +179,16 @@ def test_validation_is_the_same_every_time(epsilon: Backbone) -> None:
     reward = AlignmentReward(encoder, Photos().tensor(RESOLUTION) / 2 + 0.5)
     config = Config(validation=ValidationConfig(steps=3, images_per_prompt=2, batch_size=3))
     validator = Validator(epsilon, reward, TRAINING, config)
-    scores, images = validator(epsilon.denoiser)
-    again, pictures = Validator(epsilon, reward, TRAINING, config)(epsilon.denoiser)
+    learner = Full(epsilon, config)
+    scores, images = validator(learner)
+    again, pictures = Validator(epsilon, reward, TRAINING, config)(learner)
     assert torch.equal(images, pictures)
     assert torch.equal(scores.text, again.text)
     assert images.shape == (4, 3, RESOLUTION, RESOLUTION)
     assert images.dtype == torch.uint8
     assert validator.prompts == ("a [V] dog on the Moon",) * 2 + ("a green [V] dog",) * 2
     assert encoder.texts == {"a dog on the Moon", "a green dog"}
-    progress = [(event.done, event.total) for event in validator.run(epsilon.denoiser)]
+    progress = [(event.done, event.total) for event in validator.run(learner)]
     assert progress == [(0, 4), (3, 4), (4, 4)]
     expected = reward.score(images / 255, ["a dog on the Moon"] * 2 + ["a green dog"] * 2)
     torch.testing.assert_close(scores.text, expected.text, rtol=0, atol=1e-3)
@@ -191,10 +209,11 @@ def test_training_and_validation_end_to_end(epsilon: Backbone) -> None:
         validation=ValidationConfig(every=1, steps=2),
     )
     validator = Validator(epsilon, reward, TRAINING, config)
-    trainer = Trainer(epsilon, result.data, config, validator)
+    method = RPO(Task(epsilon, config, Photos(), TRAINING, reward))  # type: ignore[arg-type]
+    trainer = Trainer(Full(epsilon, config), method, result.data, config, validator)
     for event in trainer.run():
         if isinstance(event, Validated):
-            scores, images = validator(trainer.denoiser)
+            scores, images = validator(trainer.learner)
             expected = (1 / (0.3 / scores.image + 0.7 / scores.text)).mean().item()
             assert event.reward == pytest.approx(expected, rel=1e-5)
             assert event.text_alignment == pytest.approx(scores.text.mean().item())

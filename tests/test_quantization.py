@@ -125,7 +125,7 @@ def test_the_whole_job_and_a_picture_from_its_run(tmp_path: Path) -> None:
     settings = world.settings(2, 2, quantize="nf4", offload="true", **more)
     subject = rpo.Subject.from_folder(world.photos, noun="dog")
     run = rpo.train(subject, str(world.model), out=tmp_path / "run", settings=settings)
-    kept = type(run._backbone.denoiser.transformer_blocks[0].attn.to_q.base_layer.weight)
+    kept = type(run._learner.denoiser.transformer_blocks[0].attn.to_q.base_layer.weight)
     assert kept.__name__ == "Params4bit"
     assert run.generate("a [V] dog", seed=5, steps=2)[0].size == (RESOLUTION, RESOLUTION)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -14,6 +16,17 @@ import transformers
 from rpo.models import encoders
 from rpo.quiet import quiet
 
+TESTS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+STEP = """
+import rpo, torch
+from tiny import tiny_backbone
+
+backbone = tiny_backbone("flux-dev", precision="bf16")
+learns, told = backbone.trainable_copy(), backbone.encode_prompts(["a dog"])
+latents = torch.zeros(1, *backbone.latent_shape)
+error = backbone.denoising_error(learns, latents, latents, torch.full((1,), 0.5), told)
+error.sum().backward()
+"""
 LOGS = [library.utils.logging for library in (diffusers, transformers)]
 
 
@@ -75,7 +88,26 @@ def test_the_encoders_use_it() -> None:
     assert encoders.quiet is quiet
 
 
-def test_importing_the_engine_says_nothing() -> None:
-    command = [sys.executable, "-c", "import rpo.models.backbone, rpo.models.encoders"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (run.stdout, run.stderr) == ("", "")
+def errors_of(code: str) -> str:
+    """What a fresh process that runs the code writes to stderr."""
+    paths = os.pathsep.join([*TESTS, os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    assert run.stdout == ""
+    return run.stderr
+
+
+@pytest.mark.parametrize(
+    "modules", ["rpo.models.backbone, rpo.models.encoders", "emojiland.diffusion"]
+)
+def test_importing_says_nothing(modules: str) -> None:
+    assert errors_of(f"import {modules}") == ""
+
+
+def test_a_step_in_mixed_precision_says_nothing() -> None:
+    assert errors_of(STEP) == ""

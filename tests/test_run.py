@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from rpo.config import Config
 from rpo.errors import UserError
-from rpo.events import StepDone, Validated
+from rpo.events import StepDone, Validated, to_record
 from rpo.runs.checkpoint import load_state, save_state
 from rpo.runs.environment import file_hash, model_files
 from rpo.runs.folder import (
@@ -23,7 +23,6 @@ from rpo.runs.folder import (
     check_free,
     check_writable,
     data_from,
-    event_record,
     expanded,
     next_free,
     save_generated,
@@ -97,9 +96,11 @@ def test_slug_keeps_letters_and_digits() -> None:
     assert len(slug("very " * 50)) <= 60
 
 
-def test_event_record_drops_tensors() -> None:
-    event = Validated(40, 0.5, 0.4, 0.6, True, torch.zeros(1, 3, 2, 2), ("a dog",))
-    assert event_record(event) == {
+def test_a_record_has_files_in_place_of_tensors() -> None:
+    event = Validated(
+        40, 0.5, 0.4, 0.6, True, torch.zeros(1, 3, 2, 2), ("a dog",), files=("images/1.png",)
+    )
+    assert to_record(event) == {
         "event": "validated",
         "step": 40,
         "reward": 0.5,
@@ -107,8 +108,12 @@ def test_event_record_drops_tensors() -> None:
         "text_alignment": 0.6,
         "improved": True,
         "prompts": ["a dog"],
+        "images": ["images/1.png"],
+        "run": "",
+        "number": -1,
+        "time": 0.0,
     }
-    assert event_record(StepDone(1, 1.0, 0.5, 0.5, 0.0, 2.0, 1.0))["event"] == "step"
+    assert to_record(StepDone(1, 1.0, 2.0))["event"] == "step"
 
 
 def test_rewind_forgets_what_will_be_run_again(folder: RunFolder) -> None:
@@ -308,7 +313,7 @@ def test_data_survives_and_another_versions_is_refused(folder: RunFolder) -> Non
     folder.save_data(Data(whole.T, whole[:2]))  # neither contiguous nor of its own storage
     data = data_from(Data, folder.load_data() or {})
     assert torch.equal(data.one, whole.T)
-    with pytest.raises(UserError, match="another version"):
+    with pytest.raises(UserError, match="another method or version"):
         data_from(Data, {"one": whole})
 
 

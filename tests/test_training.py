@@ -8,23 +8,29 @@ import math
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
-from torch import Tensor, nn
+from torch import Tensor
 
 from rpo.config import Config, TrainingConfig, ValidationConfig
 from rpo.errors import UserError
 from rpo.events import Notice, Progress, StepDone, Stopped, Validated
-from rpo.methods.preparation import TrainingData
+from rpo.learners import learner_class
+from rpo.learners.learner import Learner
+from rpo.methods import method_class
+from rpo.methods.method import Task
+from rpo.methods.rpo import LabelledPairs
 from rpo.models.backbone import Backbone
 from rpo.rewards.harmonic import Scores
 from rpo.runs.checkpoint import load_state, save_state
 from rpo.training.loop import Trainer, refuse_absent_optimizer
 
 PHOTOS, PICTURES = 3, 5
+NOTHING: Any = (None, (), None)  # subject, prompts and reward, which a step does not read
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -41,9 +47,9 @@ def epsilon() -> Backbone:
     return tiny_backbone()
 
 
-def make_data(backbone: Backbone) -> TrainingData:
+def make_data(backbone: Backbone) -> LabelledPairs:
     texts = [f"a [V] dog {k}" for k in range(PICTURES)]
-    return TrainingData(
+    return LabelledPairs(
         reference_latents=normal(PHOTOS, *LATENT_SHAPE),
         generated_latents=normal(PICTURES, *LATENT_SHAPE, seed=1),
         reference_conditions=backbone.encode_prompts(["a photo of [V] dog"]),
@@ -76,18 +82,28 @@ class Judge:
     def __init__(self, rewards: list[float] | None = None) -> None:
         self.rewards = list(rewards or [])
 
-    def run(self, denoiser: nn.Module):
+    def run(self, learner: Learner):
         yield Progress("validation", 0, 1)
-        total = sum(p.double().sum().item() for p in denoiser.parameters())
+        total = sum(p.double().sum().item() for p in learner.denoiser.parameters())
         by_weights = 0.5 + 0.4 * math.sin(
             1e3 * total
         )  # up and down from one validation to the next
         value = torch.tensor([self.rewards.pop(0) if self.rewards else by_weights])
         return Scores(value, value), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 
+    def figures(self, pictures: Tensor) -> dict[str, float]:
+        return {}
+
 
 def make_trainer(backbone: Backbone, config: Config, rewards: list[float] | None = None) -> Trainer:
-    return Trainer(backbone, make_data(backbone), config, Judge(rewards))
+    method = method_class(config)(Task(backbone, config, *NOTHING))
+    learner = learner_class(config.training.weights)(backbone, config)
+    return Trainer(learner, method, make_data(backbone), config, Judge(rewards))
+
+
+def drawn(trainer: Trainer, step: int) -> Any:
+    """The batch of a step."""
+    return trainer.method.batch(trainer.data, step)
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -151,11 +167,11 @@ def test_gradient_steps_agree_with_an_independent_float64_computation(
 
     events = (event for event in trainer.run() if isinstance(event, StepDone))
     for step in range(3):
-        pairs = trainer._draw(step)
+        pairs = drawn(trainer, step)
         assert (pairs.noise[0] is pairs.noise[1]) is not independent_noise
         assert torch.equal(pairs.timesteps[0], pairs.timesteps[1]) is not independent_noise
         ref = (
-            data.reference_latents[pairs.reference].double(),
+            data.reference_latents[pairs.photos].double(),
             data.reference_conditions.tokens.repeat(2, 1, 1),
             pairs.timesteps[0],
             pairs.noise[0],
@@ -191,12 +207,12 @@ def test_gradient_steps_agree_with_an_independent_float64_computation(
 
         done = next(events)
         assert done.step == step + 1
-        assert done.similarity == pytest.approx(error_ref.mean().item(), rel=1e-4)
-        assert done.preference == pytest.approx(preference.item(), rel=1e-4)
-        assert done.margin == pytest.approx(margin.mean().item(), abs=1e-4)
+        assert done.figures["similarity"] == pytest.approx(error_ref.mean().item(), rel=1e-4)
+        assert done.figures["preference"] == pytest.approx(preference.item(), rel=1e-4)
+        assert done.figures["margin"] == pytest.approx(margin.mean().item(), abs=1e-4)
         assert done.loss == pytest.approx(loss.item(), rel=1e-4)
         assert done.grad_norm == pytest.approx(norm, rel=2e-3)
-        assert done.label_mean == y.mean().item()
+        assert done.figures["label_mean"] == y.mean().item()
 
     assert sum(mask.sum() for mask in solid.values()) > 0.7 * sum(m.numel() for m in solid.values())
     for name, p in trainer.denoiser.named_parameters():
@@ -208,9 +224,9 @@ def test_gradient_steps_agree_with_an_independent_float64_computation(
 def test_untouched_weights_have_delta_zero_and_loss_log_2(backbone: Backbone) -> None:
     trainer = make_trainer(backbone, make_config(beta=5.0))
     step = next(event for event in trainer.run() if isinstance(event, StepDone))
-    assert step.margin == pytest.approx(0, abs=1e-6)
-    assert step.preference == pytest.approx(math.log(2), abs=1e-6)
-    assert step.loss == pytest.approx(step.similarity + math.log(2), abs=1e-6)
+    assert step.figures["margin"] == pytest.approx(0, abs=1e-6)
+    assert step.figures["preference"] == pytest.approx(math.log(2), abs=1e-6)
+    assert step.loss == pytest.approx(step.figures["similarity"] + math.log(2), abs=1e-6)
 
 
 def test_without_any_pull_nothing_moves(epsilon: Backbone) -> None:
@@ -242,18 +258,17 @@ def test_similarity_alone_never_asks_the_base_model(epsilon: Backbone) -> None:
     for hook in hooks:
         hook.remove()
     assert rows == {"base": [], "trained": [2, 2]}
-    assert all(step.loss == step.similarity and step.preference == 0 for step in alone)
-    # An ablation sees the very photos, noises and labels of the full method.
+    assert all(step.figures == {"similarity": step.loss} for step in alone)
+    # An ablation sees the very photos and noises of the full method.
     full = make_trainer(epsilon, make_config(steps=2))
     first = next(event for event in full.run() if isinstance(event, StepDone))
-    assert first.similarity == pytest.approx(alone[0].similarity, rel=1e-5)
-    assert first.label_mean == alone[0].label_mean
+    assert first.figures["similarity"] == pytest.approx(alone[0].figures["similarity"], rel=1e-5)
 
 
 def test_preference_alone(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config(similarity_weight=0, preference_weight=2, steps=2))
     for step in (event for event in trainer.run() if isinstance(event, StepDone)):
-        assert step.loss == pytest.approx(2 * step.preference)
+        assert step.loss == pytest.approx(2 * step.figures["preference"])
         assert step.grad_norm > 0
 
 
@@ -264,8 +279,8 @@ def test_labels_have_their_pairs_frequency(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config())
     seen: dict[tuple[int, int], list[float]] = {}
     for step in range(3000):
-        pairs = trainer._draw(step)
-        rows = torch.stack([pairs.reference, pairs.generated, pairs.labels], dim=1)
+        pairs = drawn(trainer, step)
+        rows = torch.stack([pairs.photos, pairs.generated, pairs.labels], dim=1)
         for i, j, label in rows.tolist():
             seen.setdefault((i, j), []).append(label)
     assert len(seen) == PHOTOS * PICTURES
@@ -277,22 +292,22 @@ def test_labels_have_their_pairs_frequency(epsilon: Backbone) -> None:
 
 def test_all_generated_pictures_are_used_equally(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config())
-    visits = [j for step in range(50) for j in trainer._draw(step).generated.tolist()]
+    visits = [j for step in range(50) for j in drawn(trainer, step).generated.tolist()]
     epochs = [visits[k : k + PICTURES] for k in range(0, 100, PICTURES)]
     assert all(sorted(epoch) == list(range(PICTURES)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 10  # shuffled anew
-    photos = Counter(i for step in range(600) for i in trainer._draw(step).reference.tolist())
+    photos = Counter(i for step in range(600) for i in drawn(trainer, step).photos.tolist())
     assert all(abs(photos[i] - 400) < 80 for i in range(PHOTOS))  # 5 sigma
 
 
 def test_noise_and_timesteps_are_fresh_and_well_spread(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config())
-    drawn = [trainer._draw(step) for step in range(500)]
-    timesteps = torch.cat([pairs.timesteps[0] for pairs in drawn]).double()
+    seen = [drawn(trainer, step) for step in range(500)]
+    timesteps = torch.cat([pairs.timesteps[0] for pairs in seen]).double()
     assert 0 <= timesteps.min() < 20
     assert 980 <= timesteps.max() <= 999
     assert abs(timesteps.mean() - 499.5) < 5 * 288.7 / math.sqrt(1000)
-    noise = torch.cat([pairs.noise[0] for pairs in drawn]).double()
+    noise = torch.cat([pairs.noise[0] for pairs in seen]).double()
     assert abs(noise.mean()) < 0.01
     assert abs(noise.std() - 1) < 0.01
     assert len({row[0, 0, 0].item() for row in noise}) == 1000
@@ -447,7 +462,7 @@ def test_four_batches_of_one_are_one_batch_of_four(epsilon: Backbone) -> None:
     (whole, whole_weights), (parts, parts_weights) = steps
     assert len(whole) == len(parts) == 3
     for one, other in zip(whole, parts, strict=True):
-        assert one.label_mean == other.label_mean
+        assert one.figures["label_mean"] == other.figures["label_mean"]
         assert one.loss == pytest.approx(other.loss, rel=1e-5)
         assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
     # Of all that moved; a single weight with hardly a gradient may go the other way in AdamW.
@@ -474,10 +489,12 @@ def test_bfloat16_keeps_what_learns_in_float32_and_delta_at_zero() -> None:
     trainer = make_trainer(backbone, make_config())
     assert {p.dtype for p in trainer.parameters.values()} == {torch.float32}
     step = first_step(trainer)
-    assert step.margin == pytest.approx(0, abs=0.02)  # the base computes in bfloat16 throughout
-    assert step.preference == pytest.approx(math.log(2), abs=0.01)
+    assert step.figures["margin"] == pytest.approx(
+        0, abs=0.02
+    )  # the base computes in bfloat16 throughout
+    assert step.figures["preference"] == pytest.approx(math.log(2), abs=0.01)
     reference = first_step(make_trainer(exact, make_config()))
-    assert step.similarity == pytest.approx(reference.similarity, rel=0.02)
+    assert step.figures["similarity"] == pytest.approx(reference.figures["similarity"], rel=0.02)
     assert step.grad_norm == pytest.approx(reference.grad_norm, rel=0.1)
 
 
@@ -509,7 +526,7 @@ def test_a_compiled_step_is_the_eager_one(device: str) -> None:
     assert compiled.denoiser._compiled_call_impl is not None
     found = []
     for trainer in (plain, compiled):
-        loss, *_ = trainer._loss(trainer._draw(0))
+        loss = trainer.method.loss(trainer.learner, trainer.data, drawn(trainer, 0)).loss
         loss.backward()
         gradients = [p.grad.flatten() for p in trainer.parameters.values()]
         found.append((loss.item(), torch.cat(gradients)))
@@ -574,7 +591,5 @@ def test_expected_labels_are_the_pairs_own_probabilities(epsilon: Backbone) -> N
     reward = dataclasses.replace(config.reward, labels="expected")
     trainer = make_trainer(epsilon, dataclasses.replace(config, reward=reward))
     for step in range(4):
-        pairs = trainer._draw(step)
-        assert torch.equal(
-            pairs.labels, trainer.data.probabilities[pairs.reference, pairs.generated]
-        )
+        pairs = drawn(trainer, step)
+        assert torch.equal(pairs.labels, trainer.data.probabilities[pairs.photos, pairs.generated])

@@ -13,6 +13,7 @@ that needs them.
 from __future__ import annotations
 
 import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ from rpo.about import __version__
 
 # Where bitsandbytes is installed, it gives its advice for CPUs as soon as peft imports it.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# In mixed precision FLUX normalises half-precision numbers by weights that learn in float32, as it
+# should; PyTorch warns that its fused kernel cannot.
+warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
 
 __all__ = [
     "Config",

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpo.config import Config, for_subject, given, load_config
+from rpo.config import Config, RewardConfig, for_subject, given, load_config
 from rpo.errors import UserError
 from rpo.events import Event, Started
 from rpo.exports.export import export
@@ -38,7 +38,7 @@ def train(
     on_event: Callable[[Event], None] | None = None,
     *,
     method: str | type[Method] | None = None,
-    reward: AlignmentReward | None = None,
+    reward: AlignmentReward | Mapping[str, Any] | None = None,
     stopping: StoppingRule | None = None,
     judges: Mapping[str, Judge] | None = None,
     config: Config | str | os.PathLike[str] | None = None,
@@ -85,7 +85,7 @@ def iterate(
     resume: bool = False,
     *,
     method: str | type[Method] | None = None,
-    reward: AlignmentReward | None = None,
+    reward: AlignmentReward | Mapping[str, Any] | None = None,
     stopping: StoppingRule | None = None,
     judges: Mapping[str, Judge] | None = None,
     config: Config | str | os.PathLike[str] | None = None,
@@ -100,7 +100,8 @@ def iterate(
     resume: continue the run in `out`, or the newest unfinished one of this subject; it keeps its
     settings, of which only `resume.CHANGEABLE` ones may be given anew.
     method: a name in `METHODS`, or a class of your own. reward, stopping: used in place of the
-    configured ones. judges: by name, what is measured of every validation's pictures besides.
+    configured ones (a mapping is the section `reward` of the settings). judges: by name, what is
+    measured of every validation's pictures besides.
     config: a Config or a TOML file. settings: "training.steps=200" and the like.
     fields: Config's own, as seed=1 or training={"steps": 200}.
     Precedence: preset < config < fields < settings; a Config is complete and takes no preset.
@@ -111,6 +112,8 @@ def iterate(
     saves last/; resuming then repeats and loses nothing.
     """
     own = None if method is None or isinstance(method, str) else method
+    if isinstance(reward, Mapping | RewardConfig):
+        fields, reward = {**fields, "reward": reward}, None
     base, file = (config, None) if isinstance(config, Config) else (None, config)
     sources: dict[str, Any] = {
         "preset": preset,
@@ -137,7 +140,7 @@ def iterate(
         path = expanded(out) if out else next_free(Path("runs"), subject.name)
         check_free(path)
     photos = subject.paths[0].resolve().parent if subject.paths else None
-    spec = JobSpec(photos, chosen, path.absolute(), tensorboard)
+    spec = JobSpec(photos, chosen, path, tensorboard)
     return Job(spec, subject, Parts(own, reward, stopping, judges or {})).events()
 
 

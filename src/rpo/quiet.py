@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import transformers  # noqa: F401 # its settings are there to be changed
-
 
 class _Mute:
     """What the libraries were set to when the first of those who are inside came in.
@@ -25,6 +23,8 @@ class _Mute:
         self._warnings = warnings.catch_warnings()
 
     def enter(self) -> None:
+        import transformers  # noqa: F401 # its settings are there to be changed
+
         with self._lock:
             if not self._inside:
                 self._warnings = warnings.catch_warnings()

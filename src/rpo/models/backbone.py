@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo.errors import UserError
+from rpo.models.computing import FLOATS, TEXT_BATCH
 from rpo.models.conditions import Conditions
 from rpo.models.families import FAMILIES, Family
 from rpo.models.loading import load_pipeline, unsupported
@@ -27,14 +28,6 @@ from rpo.models.offload import awake
 from rpo.models.quantization import quantize as quantize_layers
 from rpo.models.resolve import resolve_model
 from rpo.quiet import quiet
-
-TEXT_BATCH = 16  # prompts encoded at once
-FLOATS = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,  # whose products GPUs round to ten bits
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 
 def resolve_device(name: str = "auto") -> torch.device:

@@ -19,10 +19,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from rpo.errors import UserError
+from rpo.models.computing import REWARD_BATCH as BATCH_SIZE
 from rpo.models.offload import awake
 from rpo.quiet import quiet
-
-BATCH_SIZE = 32
 
 Images: TypeAlias = Tensor | Sequence[Image.Image]
 """(N, 3, H, W) in [0, 1], or N PIL images of any size and mode."""

@@ -7,16 +7,18 @@ shapes are in assets/architectures, so they are known here before anything is do
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from os.path import expanduser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rpo.about import ASSETS
 from rpo.errors import UserError
@@ -38,6 +40,13 @@ class Part:
     kind: str
     config: Mapping[str, Any]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the network's shapes: the class, and a hash of it with its settings."""
+        settings = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        text = json.dumps([self.kind, settings], sort_keys=True)
+        return f"{self.kind} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
     def build(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "meta") -> Any:
         """The network, frozen and in evaluation mode; without numbers on the meta device."""
         import diffusers
@@ -53,6 +62,17 @@ class Part:
                 kind = getattr(transformers, self.kind)
                 network = kind(kind.config_class.from_dict(dict(self.config)))
             return network.to(dtype).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """A part's settings as attributes; those that config.json leaves out are its class's own."""
+
+    part: Part
+
+    def __getattr__(self, name: str) -> Any:
+        settings = self.part.config
+        return settings[name] if name in settings else getattr(self.part.build().config, name)
 
 
 @dataclass(frozen=True)
@@ -90,14 +110,15 @@ class Architecture:
         """Pixels of a picture per latent cell, along a side."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
-    def describe(self, denoiser: nn.Module) -> Family:
-        """The family's own view of a built denoiser: how to call it, its sizes."""
+    def describe(self) -> Family:
+        """The family's own view of the denoiser: how to call it, its sizes."""
+        denoiser = SimpleNamespace(config=_Settings(self.denoiser))
         parts = {self.family.denoiser_name: denoiser, "vae_scale_factor": self.factor}
         return self.family(SimpleNamespace(**parts))
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) for pictures of that side, 0 for the model's own. UserError if it has none."""
-        family, factor = self.describe(self.denoiser.build()), self.factor
+        family, factor = self.describe(), self.factor
         side = resolution or family.sample_size() * factor
         multiple, largest = factor * family.patch, family.largest_size()
         if side % multiple or (largest and side > largest * factor):

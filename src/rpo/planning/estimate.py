@@ -8,22 +8,16 @@ a rate; reading and writing of files, the optimiser's own step and the host's wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from rpo.config import Config, LoraConfig, values_of
-from rpo.learners.lora import adapted
-from rpo.models.backbone import FLOATS, TEXT_BATCH
-from rpo.models.conditions import Conditions
-from rpo.models.encoders import BATCH_SIZE as REWARD_BATCH
-from rpo.models.quantization import saved_bytes
-from rpo.planning.architectures import Architecture, Part
-from rpo.planning.footprint import Footprint, footprint, module_bytes, parameter_count, recomputing
+from rpo.config import Config, values_of
+from rpo.models.computing import FLOATS, REWARD_BATCH, TEXT_BATCH
+from rpo.planning import recorded
+from rpo.planning.architectures import Architecture
+from rpo.planning.counting import RPO, SIMILARITY, Counter, TrainedWeights
+from rpo.planning.footprint import Footprint
 from rpo.planning.rates import Rate
 
 OVERHEAD = 0.6e9, 0.08  # bytes, and a share of all tensors
@@ -60,6 +54,10 @@ class Choice:
     def half(self) -> bool:
         return FLOATS[self.precision] != torch.float32
 
+    @property
+    def learner(self) -> TrainedWeights:
+        return TrainedWeights(self.weights, self.rank, self.targets)
+
 
 KEYS = {
     "resolution": "resolution",
@@ -90,7 +88,7 @@ class Phase:
 
 
 class Estimator:
-    """Estimates the phases of one model's job under any `Choice`; what was measured is kept."""
+    """Estimates the phases of one model's job under any `Choice`; what was counted is kept."""
 
     def __init__(
         self,
@@ -102,13 +100,10 @@ class Estimator:
     ) -> None:
         self.shape, self.config, self.accelerator = architecture, config, accelerator
         self.prompts = (training_prompts, validation_prompts)
-        self.latent_shape = architecture.latent_shape(config.resolution)
-        side = self.latent_shape[1] * architecture.factor
-        self.picture = (3, side, side)
-        self._built = cache(Part.build)
-        self._bytes = cache(self._count_bytes)
-        self._denoiser = cache(self._build_learning)
-        self._measured: dict[tuple[Any, ...], Footprint] = {}
+        known = recorded.load()
+        self.counter = Counter(architecture, architecture.latent_shape(config.resolution), known)
+        self.picture = self.counter.picture
+        self.passes = RPO if config.training.preference_weight > 0 else SIMILARITY
 
     # --- weights -------------------------------------------------------------------------
 
@@ -117,151 +112,41 @@ class Estimator:
         shape = self.shape
         parts = {"denoiser": shape.denoiser, **shape.text_encoders, "autoencoder": shape.vae}
         parts["reward model"] = shape.reward
-        return {name: parameter_count(part.build()) for name, part in parts.items()}
-
-    def _count_bytes(self, part: Part, element: int) -> int:
-        return module_bytes(self._built(part, torch.float32), element)
+        return {name: self.counter.parameters(part) for name, part in parts.items()}
 
     def _resident(self, choice: Choice) -> dict[str, int]:
         """Bytes of the frozen parts on the device, by name."""
-        element = 2 if choice.half else 4
-        texts = sum(self._bytes(part, element) for part in self.shape.text_encoders.values())
-        denoiser = self._bytes(self.shape.denoiser, element)
-        base = self._built(self.shape.denoiser, torch.float32)
+        element, count = 2 if choice.half else 4, self.counter.bytes
+        saved = self.counter.saved(choice.quantize, element)
         return {
-            "denoiser": denoiser - saved_bytes(base, choice.quantize, element),
-            "texts": texts,
+            "denoiser": count(self.shape.denoiser, element) - saved,
+            "texts": sum(count(part, element) for part in self.shape.text_encoders.values()),
             # in float32 for fp16, whose range is too small for what autoencoders reach inside
-            "vae": self._bytes(self.shape.vae, 4 if choice.precision == "fp16" else element),
-            "reward": self._bytes(self.shape.reward, element),
+            "vae": count(self.shape.vae, 4 if choice.precision == "fp16" else element),
+            "reward": count(self.shape.reward, element),
         }
 
     def _learning(self, choice: Choice) -> tuple[int, int]:
         """Bytes of the weights that learn, and of the optimiser's moments of them."""
-        trained = self._trained(choice)
-        learning = [p.numel() for p in trained.parameters() if p.requires_grad]
-        copied = module_bytes(trained, 4) if choice.weights == "full" else 4 * sum(learning)
-        return copied, sum(moment_bytes(n, choice.optimizer) for n in learning)
-
-    def _build_learning(self, weights: str, precision: str, rank: int, targets: str) -> nn.Module:
-        if weights == "full":
-            return self.shape.denoiser.build().requires_grad_(True)
-        settings = LoraConfig(rank=rank, targets=targets)
-        base = self.shape.denoiser.build(FLOATS[precision])
-        return adapted(base, settings, dora=weights == "dora", seed=0)
-
-    def _trained(self, choice: Choice) -> nn.Module:
-        precision = "fp32" if choice.weights == "full" else choice.precision
-        return self._denoiser(choice.weights, precision, choice.rank, choice.targets)
+        learning = self.counter.learning(choice.learner)
+        if choice.weights == "full":
+            copied = self.counter.bytes(self.shape.denoiser, 4)
+        else:
+            copied = sum(4 * numbers * tensors for numbers, tensors in learning)
+        return copied, sum(moment_bytes(n, choice.optimizer) * tensors for n, tensors in learning)
 
     # --- computations --------------------------------------------------------------------
-
-    def _once(self, key: tuple[Any, ...], measure: Callable[[], Footprint]) -> Footprint:
-        if key not in self._measured:
-            self._measured[key] = measure()
-        return self._measured[key]
-
-    def _forward(self, part: Part, call: Any, given: Tensor, dtype: torch.dtype) -> Footprint:
-        """One row through a frozen part."""
-        network = self._built(part, dtype)
-
-        def measure() -> Footprint:
-            with torch.no_grad():
-                return footprint(lambda rows: call(network, rows), [given])
-
-        return self._once((part.kind, id(part), dtype, tuple(given.shape)), measure)
-
-    def _texts(self, choice: Choice) -> list[Footprint]:
-        def call(network: Any, ids: Tensor) -> Any:
-            return network(ids, output_hidden_states=True)
-
-        found = []
-        for name, part in self.shape.text_encoders.items():
-            ids = torch.zeros(1, self.shape.tokens(name), dtype=torch.long, device="meta")
-            found.append(self._forward(part, call, ids, FLOATS[choice.precision]))
-        return found
-
-    def _decode(self, choice: Choice) -> Footprint:
-        dtype = torch.bfloat16 if choice.precision == "bf16" else torch.float32
-        latents = torch.empty(1, *self.latent_shape, dtype=dtype, device="meta")
-        return self._forward(
-            self.shape.vae, lambda vae, x: vae.decode(x, return_dict=False), latents, dtype
-        )
-
-    def _encode(self, choice: Choice) -> Footprint:
-        dtype = torch.bfloat16 if choice.precision == "bf16" else torch.float32
-        pictures = torch.empty(1, *self.picture, dtype=dtype, device="meta")
-        return self._forward(
-            self.shape.vae, lambda vae, x: vae.encode(x, return_dict=False), pictures, dtype
-        )
-
-    def _reward(self, choice: Choice) -> Footprint:
-        dtype = FLOATS[choice.precision]
-        return self._forward(
-            self.shape.reward,
-            lambda model, x: model.get_image_features(pixel_values=x),
-            self.shape.reward_pictures(1).to(dtype),
-            dtype,
-        )
-
-    def _predict(self, network: nn.Module, rows: int, precision: str) -> tuple[Any, list[Any]]:
-        """A call of a denoiser as the engine makes it, and its inputs for so many rows."""
-        family = self.shape.describe(self._built(self.shape.denoiser, torch.float32))
-        dtype = FLOATS[precision]
-        conditions = self.shape.conditions(rows)
-        latents = torch.empty(rows, *self.latent_shape, device="meta")
-        timesteps = torch.empty(rows, device="meta")
-
-        def predict(
-            noisy: Tensor, times: Tensor, told: dict[str, Tensor], by: Any = None
-        ) -> Tensor:
-            told = {name: tensor.to(dtype) for name, tensor in told.items()}
-            heard = Conditions(**told)
-            return family.predict(by or network, noisy.to(dtype), times, heard, 7.5).float()
-
-        return predict, [latents, timesteps, conditions.tensors()]
 
     def _draw(self, choice: Choice, trained: bool, scale: float) -> Footprint:
         """One solver step of one picture."""
         rows = 2 if self.shape.family.classifier_free and scale > 1 else 1
-        learns = (choice.weights, choice.rank, choice.targets) if trained else ()
-
-        def measure() -> Footprint:
-            frozen = self._built(self.shape.denoiser, FLOATS[choice.precision])
-            network = self._trained(choice) if trained else frozen
-            predict, inputs = self._predict(network, rows, choice.precision)
-            with torch.no_grad():
-                return footprint(predict, inputs, autocast=_lower(choice))
-
-        return self._once(("draw", rows, choice.precision, learns), measure)
+        return self.counter.draw(choice.precision, rows, choice.learner if trained else None)
 
     def _step(self, choice: Choice) -> Footprint:
         """Forward and backward pass of one pair, and the reference's forward pass (Eq. 9)."""
-        prefers = self.config.training.preference_weight > 0
-
-        def measure() -> Footprint:
-            trained: Any = self._trained(choice)
-            frozen = self._built(self.shape.denoiser, FLOATS[choice.precision])
-            predict, inputs = self._predict(trained, 2 if prefers else 1, choice.precision)
-            if choice.checkpointing:
-                trained.enable_gradient_checkpointing(recomputing(_lower(choice)))
-
-            def step(noisy: Tensor, times: Tensor, told: dict[str, Tensor]) -> None:
-                error = (noisy - predict(noisy, times, told)).square().flatten(1).mean(1)
-                if prefers:
-                    with torch.no_grad():
-                        base = noisy - predict(noisy, times, told, by=frozen)
-                    error = base.square().flatten(1).mean(1) - error
-                error.sum().backward()
-
-            try:
-                return footprint(step, inputs, [trained], _lower(choice))
-            finally:
-                if choice.checkpointing:
-                    trained.disable_gradient_checkpointing()
-
-        learns = (choice.weights, choice.rank, choice.targets)
-        return self._once(("step", choice.precision, choice.checkpointing, *learns), measure)
+        return self.counter.step(
+            choice.precision, self.passes, choice.learner, choice.checkpointing
+        )
 
     # --- phases --------------------------------------------------------------------------
 
@@ -283,8 +168,10 @@ class Estimator:
                 absent.add("denoiser")  # it comes when the prompts are encoded
             return sum(base[name] for name in base.keys() - absent) + more, activations
 
-        texts, reward, decode = self._texts(choice), self._reward(choice), self._decode(choice)
-        encode, step = self._encode(choice), self._step(choice)
+        counter, precision = self.counter, choice.precision
+        texts = [counter.encode_text(name, precision) for name in self.shape.text_encoders]
+        reward, decode = counter.reward(precision), counter.decode(precision)
+        encode, step = counter.encode(precision), self._step(choice)
         draw = self._draw(choice, False, sampling.guidance_scale)
         judge = self._draw(choice, True, validation.guidance_scale)
         prompts = sum(self.prompts) + 2  # the reference's and the empty one
@@ -363,7 +250,3 @@ def moment_bytes(parameters: int, optimizer: str) -> int:
     if optimizer == "adamw" or parameters < 4096:
         return 8 * parameters
     return 2 * (parameters + 4 * -(-parameters // 256))
-
-
-def _lower(choice: Choice) -> torch.dtype | None:
-    return FLOATS[choice.precision] if choice.half else None

@@ -5,7 +5,8 @@ that an operation makes is noted when it appears and when it is freed, the backw
 so the peak is that of the real program. Three things differ from what the meta device would do by
 itself, to be as on a GPU: attention is the memory-efficient kernel (arXiv 2112.05682), which keeps
 q, k, v, the output and one number a row and no N x N matrix; autocast's choice of types is
-imitated; and workspaces of convolution kernels are not seen (plan.OVERHEAD stands for them).
+imitated; and workspaces of convolution kernels are not seen (estimate.OVERHEAD stands for
+them).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from rpo.learners.learner import Learner
+    from rpo.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -104,24 +105,31 @@ class Run:
         """
         return self.path / "best"
 
-    @cached_property
-    def _learner(self) -> Learner:
+    @property
+    def _learns(self) -> type[Learner]:
         from rpo.learners import learner_class
+
+        return learner_class(self.config.training.weights)
+
+    @cached_property
+    def _backbone(self) -> Backbone:
         from rpo.models.backbone import Backbone
 
         if self.best_step is None:
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        config = self.config
-        learner = learner_class(config.training.weights)
-        backbone = Backbone.load(
-            self.best if learner.whole else resolve_model(config.model),
+        config, whole = self.config, self._learns.whole
+        return Backbone.load(
+            self.best if whole else resolve_model(config.model),
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
-            quantize="no" if learner.whole else config.quantize,
+            quantize="no" if whole else config.quantize,
             offload=config.offload,
         )
-        return learner(backbone, config, self.best)
+
+    @cached_property
+    def _learner(self) -> Learner:
+        return self._learns(self._backbone, self.config, self.best)
 
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
@@ -166,11 +174,11 @@ class Run:
         if not 0 <= seed <= LAST_SEED + 1 - n:
             raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
         chosen = self.settings(prompt, seed, steps, guidance_scale)
-        learner = self._learner
-        backbone = learner.backbone
+        backbone = self._backbone
         with naming_exhausted_memory():
             if self.config.offload:  # before the denoiser is there
                 backbone.remember_prompts([prompt])
+            learner = self._learner
             latents = sample(
                 backbone,
                 learner.denoiser,

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from rpo.errors import UserError
@@ -120,6 +119,8 @@ class Family(ABC):
 
 def variance_preserving(scheduler: Any) -> VariancePreserving:
     """From a diffusers scheduler of any solver. UserError for what is no such model's."""
+    from diffusers import DDPMScheduler
+
     prediction = scheduler.config.get("prediction_type", "epsilon")
     known = VariancePreserving.PREDICTION_TYPES
     if prediction not in known or "beta_start" not in scheduler.config:  # a flow has no betas
