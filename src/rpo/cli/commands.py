@@ -13,7 +13,17 @@ import typer
 
 from rpo.about import __version__
 from rpo.cli.export import export_command
-from rpo.cli.options import DeviceFlag, JsonFlag, Out, PhotosArgument, Preset, QuietFlag, Seed, Set
+from rpo.cli.options import (
+    DeviceFlag,
+    JsonFlag,
+    Method,
+    Out,
+    PhotosArgument,
+    Presets,
+    QuietFlag,
+    Seed,
+    Set,
+)
 from rpo.cli.plan import plan
 from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
@@ -70,6 +80,8 @@ def demo(
     subject: Annotated[
         str | None, typer.Option(help=f"A bundled subject.{_bundled()}", show_default="dog")
     ] = None,
+    method: Method = None,
+    preset: Presets = None,
     out: Out = None,
     seed: Seed = None,
     settings: Set = None,
@@ -86,11 +98,19 @@ def demo(
 
     [cyan]rpo demo[/]
     [cyan]rpo demo --subject cat --seed 1 --out my-cat[/]
+    [cyan]rpo demo --method dreambooth --preset lora[/]
     """
     from rpo.data.bundled import bundled_subject
 
     photos = bundled_subject(subject or "")
-    options = {"model": "emojiland", "out": out, "seed": seed, "settings": settings or ()}
+    options = {
+        "model": "emojiland",
+        "method": method,
+        "preset": preset,
+        "out": out,
+        "seed": seed,
+        "settings": settings or (),
+    }
     _run_job(photos, options, quiet, as_json)
 
 
@@ -105,7 +125,8 @@ def train(
         str | None,
         typer.Option(help=SETTINGS["model"].help, show_default="emojiland"),
     ] = None,
-    preset: Preset = None,
+    method: Method = None,
+    preset: Presets = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="Settings, as the config.toml of a run."),
@@ -133,13 +154,14 @@ def train(
 
     [cyan]rpo train photos --noun dog[/]
     [cyan]rpo train photos --noun dog --preset paper --model models/sd15[/]
+    [cyan]rpo train photos --noun dog --method dreambooth --preset lora --preset early-stop[/]
     [cyan]rpo train photos --noun dog --preset early-stop --set training.steps=200[/]
     [cyan]rpo train photos --noun dog --config runs/photos-1/config.toml --seed 1[/]
     [cyan]rpo train photos --noun dog --out runs/photos-1 --resume[/]
     """
     from rpo.data.subject import Subject, check_folder
 
-    chosen = load_config(preset, config, settings or (), model=model)
+    chosen = load_config(preset, config, settings or (), model=model, method=method)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")
@@ -151,6 +173,7 @@ def train(
         remarks = [f"{item.path.name}: {item.message}" for item in checks if item.message]
     options = {
         "model": model,
+        "method": method,
         "preset": preset,
         "config": config,
         "settings": settings or (),
@@ -309,6 +332,20 @@ def list_settings() -> None:
     from rpo.cli.tables import print_settings
 
     print_settings()
+
+
+@app.command("methods")
+def list_methods() -> None:
+    r"""List the methods: what each learns, what it costs, and where it was published.
+
+    [bold]Examples[/]
+
+    [cyan]rpo methods[/]
+    [cyan]rpo train photos --noun dog --method dreambooth[/]
+    """
+    from rpo.cli.tables import print_methods
+
+    print_methods()
 
 
 app.command()(plan)

@@ -7,18 +7,34 @@ from typing import Annotated
 
 import typer
 
-from rpo.config import SETTINGS
+from rpo.config import METHODS, SETTINGS
 from rpo.config.presets import PRESET_HELP, PRESETS
 
 Out = Annotated[
     Path | None,
     typer.Option(help="Run folder to make.", show_default="runs/NAME-N in this directory"),
 ]
+_PRESET_HELP = f"Named settings: {'; '.join(f'{name} ({PRESET_HELP[name]})' for name in PRESETS)}."
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Named settings: {'; '.join(f'{name} ({PRESET_HELP[name]})' for name in PRESETS)}.",
+        help=_PRESET_HELP,
         show_default="by model",
+    ),
+]
+Presets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset",
+        help=f"{_PRESET_HELP} Given again, the later one wins.",
+        show_default="by model",
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How it is taught: {', '.join(METHODS)}; `rpo methods` tells of them.",
+        show_default=SETTINGS["method"].default,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help=SETTINGS["seed"].help)]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rpo.config import SETTINGS
+from rpo.config import METHODS, SETTINGS, load_config
 from rpo.config.presets import PRESET_HELP, PRESETS
 
 if TYPE_CHECKING:
@@ -80,6 +80,37 @@ def print_settings() -> None:
         for section, values in PRESETS[name].items():
             for key, value in values.items():
                 console.print(f"  {section}.{key} = {value}", markup=False)
+
+
+def print_methods() -> None:
+    """Every method: its learners, its cost with the paper's settings, what it learns, its paper."""
+    from rpo.methods import method_class
+
+    console = Console(highlight=False)
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("what learns")
+    for name in ("learning", "base", "texts"):
+        table.add_column(name, justify="right")
+    table.add_column("drawn before")
+    for name, facts in METHODS.items():
+        config = load_config("paper", method=name)
+        passes = method_class(config).passes(config)
+        rows = (f"{n:g}" for n in (passes.learning, passes.base, passes.texts))
+        drawn = [f"{passes.drawn} a training prompt"] if passes.drawn else []
+        drawn += [f"{passes.class_pictures} of the class"] if passes.class_pictures else []
+        cells = (name, ", ".join(facts.learners), *rows, ", ".join(drawn) or "nothing")
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    console.print(
+        "\nRows that one photo of a step sends through what learns, the frozen base model and the "
+        "text\nencoders; pictures that the base model draws before. With the preset paper.",
+        markup=False,
+        soft_wrap=True,
+    )
+    for name, facts in METHODS.items():
+        console.print(f"\n{name}: {facts.title} ({facts.paper})", markup=False, soft_wrap=True)
+        console.print(f"  {facts.learns}", markup=False, soft_wrap=True)
 
 
 def print_info(

@@ -53,6 +53,15 @@ METHODS: dict[str, MethodFacts] = {
         "preferences alone, without the similarity loss",
         DENOISER,
     ),
+    "dreambooth": MethodFacts(
+        "rpo.methods.dreambooth:DreamBooth",
+        "DreamBooth",
+        "arXiv 2208.12242",
+        "the photos, beside the base model's own pictures of the class",
+        DENOISER,
+        {"training.steps": 1000},  # the paper's, as the learning rate is
+        {"training.steps": 400, "dreambooth.class_images": 64},
+    ),
     "textual_inversion": MethodFacts(
         "rpo.methods.textual_inversion:TextualInversion",
         "Textual inversion",

@@ -159,6 +159,19 @@ class ValidationConfig(Section):
 
 
 @dataclass(frozen=True)
+class DreamBoothConfig(Section):
+    """Prior preservation, where method is dreambooth (Eq. 2 of arXiv 2208.12242)."""
+
+    _prefix: ClassVar[str] = "dreambooth."
+    class_images: int = _field(
+        1000, "Images of the class that the base model draws, once for all runs.", at_least=1
+    )
+    prior_weight: float = _field(
+        1.0, "Weight of the loss on them; 0 is the similarity loss alone.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
 class TextualInversionConfig(Section):
     """The new token, where training.weights is token or cross-attention (arXiv 2208.01618)."""
 
@@ -179,6 +192,7 @@ SECTIONS: dict[str, Any] = {
     "lora": LoraConfig,
     "reward": RewardConfig,
     "validation": ValidationConfig,
+    "dreambooth": DreamBoothConfig,
     "textual_inversion": TextualInversionConfig,
 }
 
@@ -233,6 +247,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
+    dreambooth: DreamBoothConfig = DreamBoothConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
 
     def __post_init__(self) -> None:

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 def method_class(config: Config) -> type[Method]:
     """The class of `config.method`.
 
-    RPO whose preference loss has no weight is the similarity loss alone: nothing is drawn for it.
+    RPO whose preference loss has no weight, and DreamBooth whose prior has none, are the similarity
+    loss alone: nothing is drawn for it.
     """
     name = config.method
-    if name == "rpo" and config.training.preference_weight == 0:
+    unweighted = {
+        "rpo": config.training.preference_weight == 0,
+        "dreambooth": config.dreambooth.prior_weight == 0,
+    }
+    if unweighted.get(name):
         name = "similarity"
     module, _, attribute = METHODS[name].place.partition(":")
     return getattr(import_module(module), attribute)

@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method has to work with. prompts: those of training; reward: labels and validates."""
+    """What a method has to work with.
+
+    prompts: those of training; reward: labels and validates; model_files: gives the SHA-256 of each
+    of the base model's files, by name, which takes time.
+    """
 
     backbone: Backbone
     config: Config
     subject: Subject
     prompts: Sequence[Prompt]
     reward: AlignmentReward
+    model_files: Callable[[], Mapping[str, str]] | None = None
 
     @property
     def reference(self) -> Prompt:
@@ -65,13 +70,15 @@ class Passes:
         learning: through what learns, with gradient.
         base: through the frozen base model.
         texts: through the text encoders with gradient.
-        drawn: pictures that the base model draws before training.
+        drawn: pictures of each training prompt that the base model draws before training.
+        class_pictures: and of the class; they may come from the cache.
     """
 
     learning: float = 1
     base: float = 0
     texts: float = 0
     drawn: int = 0
+    class_pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,14 @@ class Method(ABC):
     @abstractmethod
     def passes(cls, config: Config) -> Passes:
         """What one photo of a step costs with these settings."""
+
+    @classmethod
+    def further_prompts(cls, reference: Prompt) -> tuple[str, ...]:
+        """What it encodes besides the conditioning wordings of reference, training and validation.
+
+        With `offload` the job has them encoded before the denoiser is on the device.
+        """
+        return ()
 
     def networks(self) -> dict[str, nn.Module]:
         """Small networks of the method's own that learn beside the learner and are not kept."""

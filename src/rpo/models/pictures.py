@@ -22,11 +22,13 @@ def draw_pictures(
     seeds: Sequence[int],
     settings: SamplingConfig | ValidationConfig,
     phase: Literal["sampling", "validation"],
+    decode: bool = True,
 ) -> Generator[Progress | Notice, None, tuple[Tensor, Tensor]]:
     """Yields its progress and returns latents (N, C, h, w) and (N, 3, H, W) in [0, 1] on the CPU.
 
-    Where a batch exhausts the memory, it and all that follow are drawn in halves: the batch size
-    changes no picture. Raises torch.OutOfMemoryError where a single picture does.
+    Without `decode` the latents are all, and the pictures are (0,). Where a batch exhausts the
+    memory, it and all that follow are drawn in halves: the batch size changes no picture. Raises
+    torch.OutOfMemoryError where a single picture does.
     """
     latents, pictures = [], []
     size, done, total = settings.batch_size, 0, len(seeds)
@@ -44,7 +46,8 @@ def draw_pictures(
                 batch_size=size,
                 scheduler=settings.scheduler,
             )
-            pictures.append(backbone.decode(drawn, size).cpu())
+            if decode:
+                pictures.append(backbone.decode(drawn, size).cpu())
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -61,4 +64,4 @@ def draw_pictures(
             f"{phase}.batch_size={size} would begin so"
         )
     yield Progress(phase, total, total)
-    return torch.cat(latents), torch.cat(pictures)
+    return torch.cat(latents), torch.cat(pictures) if decode else torch.empty(0)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rpo.config import METHODS
@@ -73,6 +74,7 @@ class Job:
         self.keeper: Keeper | None = None
         self.writer: Any = None
         self.number = 0  # of the next event
+        self._hashes: dict[str, dict[str, str]] = {}  # of the models' files, by role
         self.writes = False  # whether this session has begun to change the run
 
         self._check_method()
@@ -221,6 +223,7 @@ class Job:
         from rpo.training.loop import refuse_absent_optimizer
 
         config = self.config
+        taught_by = self.parts.method or method_class(config)
         backbone = Backbone.load(
             self.models["pipeline"],
             device=config.device,
@@ -232,7 +235,8 @@ class Job:
         if config.offload:
             reference = Prompt.reference(config.noun, config.identifier)
             prompts = [reference, *self.training, *self.validation]
-            backbone.remember_prompts([prompt.conditioning for prompt in prompts])
+            texts = [prompt.conditioning for prompt in prompts]
+            backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
         # Now, and not after minutes of drawing.
         refuse_absent_optimizer(config.training)
         learner_class(config.training.weights).refuse(backbone, config)
@@ -248,8 +252,15 @@ class Job:
             )
             references = self.subject.tensor(backbone.resolution).add(1).div(2)
             reward = AlignmentReward(encoder, references)
-        task = Task(backbone, config, self.subject, self.training, reward)
-        return (self.parts.method or method_class(config))(task), reward
+        files = partial(self._files, "pipeline")
+        task = Task(backbone, config, self.subject, self.training, reward, files)
+        return taught_by(task), reward
+
+    def _files(self, role: str) -> dict[str, str]:
+        """SHA-256 of that model's files; read once."""
+        if role not in self._hashes:
+            self._hashes[role] = model_files(self.models[role])
+        return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
         return {
@@ -265,7 +276,7 @@ class Job:
                 "photos": fingerprints(self.subject),
             },
             "models": {
-                role: {"name": name, "files": model_files(self.models[role])}
+                role: {"name": name, "files": self._files(role)}
                 for role, name in (("pipeline", self.config.model), ("reward", self.reward_name))
                 if role in self.models
             },

@@ -15,7 +15,7 @@ from rpo.runs.result import Run
 from rpo.runs.folder import RunFolder, check_free, expanded, is_run
 from rpo.data.subject import Subject
 
-# A resumed run may change what no earlier step depends on.
+# A resumed run may change what no earlier step depends on; a schedule that ends depends on the steps.
 CHANGEABLE = (
     "training.steps",
     "validation.patience",
@@ -57,8 +57,11 @@ def resume_config(folder: RunFolder, subject: Subject, given: Mapping[str, Any])
         if (key, value) not in (("noun", ""), ("subject_kind", "auto"))
     }
     config = anchored(changed(stored, {"noun": subject.noun, **given}))
+    fixed = set(SETTINGS) - set(CHANGEABLE)
+    if stored.training.schedule != "constant":
+        fixed.add("training.steps")
     for key in SETTINGS:
-        if value_of(config, key) != value_of(stored, key) and key not in CHANGEABLE:
+        if value_of(config, key) != value_of(stored, key) and key in fixed:
             raise UserError(
                 f"--resume: {folder.path} was made with {key} = {value_of(stored, key)!r}, "
                 f"not {value_of(config, key)!r}; leave that out, or start a new run"

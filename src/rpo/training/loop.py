@@ -87,6 +87,7 @@ class Trainer:
         self.average: dict[str, Tensor] = {}
         if config.training.ema:
             self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._swapped = False  # whether the weights and their average have changed places
         self.step = 0
         self.whole = True  # False while a step changes the weights
         self.report_every = 1 if self.backbone.device.type == "cpu" else REPORT_EVERY
@@ -116,6 +117,7 @@ class Trainer:
             now = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(now)
+        self._swapped = not self._swapped
 
     def run(self, until: int | None = None) -> Iterator[Event]:
         """Train to the end, or pause after step `until` (and its validation, if one is due).
@@ -260,12 +262,15 @@ class Trainer:
         that the present ones are.
         """
         moments = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
+        weights, average = {n: p.detach() for n, p in self.parameters.items()}, dict(self.average)
+        if self._swapped and average:  # a validation is under way
+            weights, average = average, {name: weights[name] for name in average}
         return {
             "step": self.step,
             "validated": self._validated,
             "stopping": self.stopping.state_dict(),
-            "weights": {name: p.detach() for name, p in self.parameters.items()},
-            "average": dict(self.average),
+            "weights": weights,
+            "average": average,
             "moments": {name: dict(moment) for name, moment in moments.items()},
             "scaler": self.scaler.state_dict(),
         }
