@@ -72,4 +72,26 @@ METHODS: dict[str, MethodFacts] = {
         {"training.learning_rate": 5e-3, "training.steps": 5000, "validation.every": 250},
         {"training.learning_rate": 5e-3, "training.steps": 400, "validation.every": 40},
     ),
+    "custom_diffusion": MethodFacts(
+        "rpo.methods.custom_diffusion:CustomDiffusion",
+        "Custom Diffusion",
+        "arXiv 2212.04488",
+        "a word and how the pictures attend to it, beside the class",
+        ("cross-attention",),
+        # The paper's rate, steps and batch; the token begins as a rare one of CLIP's.
+        {
+            "training.learning_rate": 8e-5,
+            "training.steps": 250,
+            "training.accumulate": 8,
+            "dreambooth.class_images": 200,
+            "textual_inversion.initializer": "ktn",
+        },
+        {
+            "training.learning_rate": 1e-3,
+            "training.steps": 400,
+            "training.accumulate": 1,
+            "dreambooth.class_images": 64,
+            "textual_inversion.initializer": "[V]",
+        },
+    ),
 }

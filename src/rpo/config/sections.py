@@ -160,7 +160,7 @@ class ValidationConfig(Section):
 
 @dataclass(frozen=True)
 class DreamBoothConfig(Section):
-    """Prior preservation, where method is dreambooth (Eq. 2 of arXiv 2208.12242)."""
+    """Prior preservation, where method is dreambooth (arXiv 2208.12242) or custom_diffusion."""
 
     _prefix: ClassVar[str] = "dreambooth."
     class_images: int = _field(

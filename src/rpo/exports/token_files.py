@@ -1,13 +1,20 @@
 """The files of a new token, by the names that diffusers gives them, and a pipeline with it.
 
-A token's vectors are {token: (K, D)}, one file a text encoder (`load_textual_inversion`).
+A token's vectors are {token: (K, D)}, one file a text encoder (`load_textual_inversion`). Keys and
+values of cross-attention beside it are one file more (`load_attn_procs`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rpo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ATTENTION_FILE = "pytorch_custom_diffusion_weights.safetensors"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # that diffusers can teach a token
 
 
@@ -55,11 +62,47 @@ def loading_lines(folder: Path, place: str) -> list[str]:
                 f"    text_encoder=pipeline.{name},",
                 ")",
             ]
+    if (folder / ATTENTION_FILE).is_file():
+        # diffusers 0.42 reads the file and drops it where it is not told the pipeline
+        lines += [
+            "pipeline.unet.load_attn_procs(",
+            f'    {place!r}, weight_name="{ATTENTION_FILE}", _pipeline=pipeline',
+            ")",
+        ]
     return lines
 
 
+def projection_of(key: str) -> str:
+    """The U-Net's weight that one of the tensors in `ATTENTION_FILE` stands for."""
+    return key.replace(".processor.", ".").replace("_custom_diffusion", "")
+
+
+def key_of(projection: str) -> str:
+    """The inverse of `projection_of`: …attn2.processor.to_k_custom_diffusion.weight."""
+    layer, name, weight = projection.rsplit(".", 2)
+    return f"{layer}.processor.{name}_custom_diffusion.{weight}"
+
+
+def read_attention(folder: Path) -> dict[str, Tensor]:
+    """By the U-Net's names, the weights in `ATTENTION_FILE`. Raises UserError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(str(folder / ATTENTION_FILE))
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder / ATTENTION_FILE}: cannot be read ({reason}); finish the run with --resume"
+        ) from error
+    return {projection_of(key): tensor for key, tensor in tensors.items() if tensor.numel()}
+
+
 def insert_token(pipeline: Any, folder: Path) -> None:
-    """Adds the token in `folder` to the tokenizers and text encoders of a diffusers pipeline."""
+    """Adds the token in `folder` to the tokenizers and text encoders of a diffusers pipeline.
+
+    Keys and values that were taught with it replace the denoiser's own.
+    """
     from rpo.quiet import quiet
 
     with quiet():
@@ -72,3 +115,7 @@ def insert_token(pipeline: Any, folder: Path) -> None:
                     text_encoder=getattr(pipeline, name),
                     local_files_only=True,
                 )
+    if (folder / ATTENTION_FILE).is_file():
+        weights = dict(pipeline.unet.named_parameters())
+        for name, tensor in read_attention(folder).items():
+            weights[name].data.copy_(tensor)

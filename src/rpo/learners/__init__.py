@@ -14,6 +14,7 @@ LEARNERS: dict[str, str] = {
     "lora": "rpo.learners.lora:Lora",
     "dora": "rpo.learners.lora:Dora",
     "token": "rpo.learners.token:Token",
+    "cross-attention": "rpo.learners.cross_attention:CrossAttention",
 }
 
 

@@ -122,6 +122,11 @@ class Token(Learner):
             )
 
     def build(self) -> nn.Module:
+        self._begin()
+        return sharing_copy(self.backbone.denoiser)
+
+    def _begin(self) -> None:
+        """New tokens, all of whose vectors are that of the initial word."""
         family, settings = self.backbone.family, self.config.textual_inversion
         word = self.config.noun if settings.initializer == "noun" else settings.initializer
         tokenizers, rows = [], {}
@@ -132,12 +137,15 @@ class Token(Learner):
             rows[name] = vectors.repeat(settings.vectors, 1)
             tokenizers.append(tokenizer)
         self._add(find_placeholder(self.config.identifier, tokenizers), rows)
-        return sharing_copy(self.backbone.denoiser)
 
     def load(self, folder: Path) -> nn.Module:
         """The base denoiser; prompts are encoded with the vectors in `folder`."""
-        self._add(*read_tokens(folder, self.backbone.family.text_encoders))
+        self._read(folder)
         return self.backbone.denoiser
+
+    def _read(self, folder: Path) -> None:
+        """The tokens that were saved."""
+        self._add(*read_tokens(folder, self.backbone.family.text_encoders))
 
     def _add(self, placeholder: str, rows: Mapping[str, Tensor]) -> None:
         """Makes the text side anew, with a token for each of the (K, D) rows of each encoder."""
