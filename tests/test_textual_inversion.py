@@ -318,6 +318,17 @@ def test_families_without_textual_inversion_are_refused_in_a_line(kind: str) -> 
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_more_vectors_than_a_prompt_can_hold_are_refused(kind: str) -> None:
+    # "a photo of dog" is 11 letters, its begin and its end: 27 of the 40 tokens are left.
+    Token.refuse(tiny_backbone(kind), config(**{"textual_inversion.vectors": 27}))
+    Token(tiny_backbone(kind), config(**{"textual_inversion.vectors": 27})).encode(
+        ["a photo of [V] dog"]
+    )
+    with pytest.raises(UserError, match=r"vectors 28: beside 'a photo of dog' .* at most 27;"):
+        Token.refuse(tiny_backbone(kind), config(**{"textual_inversion.vectors": 28}))
+
+
 def test_a_prompt_that_the_vectors_make_too_long_is_refused() -> None:
     learner = Token(tiny_backbone(), config(**{"textual_inversion.vectors": 40}))
     with pytest.raises(UserError, match="tokens and the model reads 40; shorten it"):

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from rpo.config import Config
+from rpo.data.prompts import Prompt
 from rpo.errors import UserError
 from rpo.exports.token_files import token_file, token_names, tokenizer_of
 from rpo.learners.learner import Learner
 from rpo.learners.sharing import sharing_copy
 from rpo.models.backbone import Backbone, encode_once
 from rpo.models.conditions import Conditions
+from rpo.models.families.family import clip_limit
 from rpo.quiet import quiet
 
 CLIPS = (CLIPTextModel, CLIPTextModelWithProjection)
@@ -120,6 +122,15 @@ class Token(Learner):
                 f"training.weights {weights} cannot be taught to a {type(pipeline).__name__}, for "
                 "which diffusers has no textual inversion; use a Stable Diffusion 1.x, 2.x or XL"
             )
+        plain, vectors = Prompt.reference(config.noun, "x").plain, config.textual_inversion.vectors
+        for name, encoder in zip(backbone.family.text_encoders, encoders, strict=True):
+            tokenizer = getattr(pipeline, tokenizer_of(name))
+            most = clip_limit(tokenizer, encoder) - len(tokenizer(plain).input_ids)
+            if vectors > most:
+                raise UserError(
+                    f"textual_inversion.vectors {vectors}: beside '{plain}' this model reads at "
+                    f"most {most}; lower it"
+                )
 
     def build(self) -> nn.Module:
         self._begin()
@@ -157,7 +168,7 @@ class Token(Learner):
             encoder: Any = sharing_copy(getattr(family.pipeline, name))
             tokenizer.add_tokens(token_names(placeholder, len(vectors)))
             first = tokenizer.convert_tokens_to_ids(placeholder)
-            learning = nn.Parameter(vectors.detach().to(device, torch.float32, copy=True))
+            learning = nn.Parameter(vectors.detach().to(device, torch.float32))
             encoder.set_input_embeddings(
                 ExtendedEmbedding(encoder.get_input_embeddings(), learning, first)
             )
