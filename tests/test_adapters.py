@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import rpo
 from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
-from rpo.events import StepDone
+from rpo.events import Notice, StepDone
+from rpo.exports.export import export
 from rpo.exports.lora_names import ADAPTER_FILE
 from rpo.learners.lora import NAME, adapted, is_adapted
 from rpo.models.backbone import Backbone
@@ -239,3 +240,51 @@ def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
 
     again = rpo.train(subject, str(world.model), out=tmp_path / "again", settings=settings)
     assert (again.best / ADAPTER_FILE).read_bytes() == (run.best / ADAPTER_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "targets", "refused", "why"),
+    [
+        ("epsilon", "lora", "to_q,conv_in,linear_1", ["kohya"], "conv_in, time_embedding.linear_1"),
+        (
+            "flux-dev",
+            "dora",
+            "auto",
+            ["kohya"],
+            "single_blocks.0.linear1 is trained as DoRA in par",
+        ),
+        ("flux-dev", "lora", "to_q,proj_out", ["kohya", "comfyui"], "proj_out has no name"),
+        ("flux-dev", "lora", "auto", [], ""),
+        ("sd3", "dora", "auto", [], ""),
+        ("sdxl", "dora", "auto", [], ""),
+    ],
+)
+def test_what_no_export_can_hold_is_said_before_the_training(
+    kind: str, weights: str, targets: str, refused: list[str], why: str, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, kind)
+    more = {"training.weights": weights, "lora.targets": targets, "validation.keep": "last"}
+    subject = rpo.Subject.from_folder(world.photos, noun="dog")
+    settings = world.settings(1, 1, resolution=RESOLUTION, **more)
+    events: list[Any] = []
+    run = rpo.train(
+        subject, str(world.model), out=tmp_path / "run", settings=settings, on_event=events.append
+    )
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert len(notices) == bool(refused)
+    if refused:
+        assert isinstance(events[1], Notice)  # right after Started
+        formats = " or ".join(f"--to {to}" for to in refused)
+        start = f"lora.targets {targets} with training.weights {weights} cannot be exported"
+        assert notices[0].startswith(f"{start} {formats}: ")
+        assert why in notices[0]
+        assert "; use --to " in notices[0]
+        assert notices[0] in [r.get("message") for r in run.folder.records()]
+    for to in ("kohya", "comfyui"):
+        if to in refused:
+            with pytest.raises(UserError) as caught:
+                export(run, to)
+            assert str(caught.value) == f"--to {to}: {notices[0].split(': ', 1)[1]}"
+            assert not (run.path / "export").exists()
+        else:
+            export(run, to, tmp_path / to)

@@ -28,6 +28,14 @@ from rpo.errors import UserError
 
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "online.weight": 2.5,
+    "online.lambda_online": 0.3,
+    "online.start": 7,
+    "online.every": 5,
+    "online.pictures": 3,
+    "online.steps": 12,
+    "online.late": 2,
+    "online.shift": 0.1,
     "method": "dpo",
     "training.schedule": "cosine",
     "training.warmup": 7,
@@ -81,6 +89,10 @@ OTHER = {
     "validation.scheduler": "ddim",
     "validation.keep": "last",
     "validation.patience": 2,
+    "dreambooth.class_images": 7,
+    "dreambooth.prior_weight": 0.25,
+    "textual_inversion.vectors": 3,
+    "textual_inversion.initializer": "sks",
 }
 
 
@@ -89,7 +101,16 @@ def other_config() -> Config:
 
 
 def test_every_field_is_a_setting_with_one_sentence_of_help() -> None:
-    sections = {"sampling", "training", "lora", "reward", "validation"}
+    sections = {
+        "sampling",
+        "training",
+        "lora",
+        "reward",
+        "validation",
+        "online",
+        "dreambooth",
+        "textual_inversion",
+    }
     names = {field.name for field in dataclasses.fields(Config)} - sections
     for section in sections:
         owner = getattr(Config(), section)

@@ -7,6 +7,7 @@ import importlib
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,11 @@ METHOD = ROOT / "docs" / "method.md"
 DIFFERENCES = ROOT / "docs" / "differences.md"
 CREDITS = ROOT / "src" / "rpo" / "assets" / "emojiland" / "CREDITS.md"
 
-PLACE = re.compile(r"`((?:src/rpo|emojiland|benchmarks|tests)/[\w/]+\.py)(?::([\w.]+))?`")
+PATH = r"(?:src/rpo|emojiland|benchmarks|tests)/[\w/]+\.py"
+PLACE = re.compile(rf"`({PATH})(?::([\w.]+))?`")
+NAME_IN_FILE = re.compile(rf"`([A-Za-z_][\w.]*)`\s+(?:of|in)\s+`({PATH})`")
+FILE = re.compile(r"`([\w/.-]+\.py)`")
+DOTTED = re.compile(r"`(rpo(?:\.\w+)+)`")
 ROW = re.compile(r"^\| *(.+?) *\|$", re.M)
 
 
@@ -50,6 +55,11 @@ def pages() -> list[Path]:
     return [path for path in project_files() if path.suffix == ".md"]
 
 
+def programs() -> list[Path]:
+    """Whose docstrings and comments name places; a test's own are its examples."""
+    return [p for p in project_files() if p.suffix == ".py" and p.parent != ROOT / "tests"]
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -65,12 +75,25 @@ def cells(text: str) -> list[list[str]]:
 def missing_in_module(file: str, symbol: str) -> bool:
     """Imports a module of rpo and follows the dotted name; a field of a dataclass counts."""
     dotted = file.removeprefix("src/").removesuffix(".py").replace("/", ".")
-    found = importlib.import_module(dotted.removesuffix(".__init__"))
-    for name in symbol.split("."):
+    return is_missing(importlib.import_module(dotted.removesuffix(".__init__")), symbol.split("."))
+
+
+def is_missing(found: object, names: list[str]) -> bool:
+    """Whether one of the names, each an attribute or a field of the one before, is not there."""
+    for name in names:
         if not hasattr(found, name):
             return name not in getattr(found, "__dataclass_fields__", {})
         found = getattr(found, name)
     return False
+
+
+def missing_dotted(dotted: str) -> bool:
+    """The same for "rpo.models.noise.RectifiedFlow": a module as deep as it goes, then names."""
+    names = dotted.split(".")
+    for count in range(len(names), 0, -1):
+        with suppress(ModuleNotFoundError):
+            return is_missing(importlib.import_module(".".join(names[:count])), names[count:])
+    return True
 
 
 def missing_in_source(file: str, symbol: str) -> bool:
@@ -90,16 +113,34 @@ def missing_in_source(file: str, symbol: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
-def test_every_place_named_exists(page: Path) -> None:
-    wrong = []
-    for file, symbol in PLACE.findall(page.read_text(encoding="utf-8")):
+def wrong_places(path: Path) -> list[str]:
+    """The places named in backticks that are not there: `file`, `file:name`, `name` of `file`,
+    and `rpo.module.name`.
+    """
+    text, wrong = path.read_text(encoding="utf-8"), []
+    for file in FILE.findall(text) if path.suffix == ".py" else []:  # a page has others' files too
+        around = (ROOT, ROOT / "src" / "rpo", path.parent)
+        if not any((folder / file).is_file() for folder in around):
+            wrong.append(file)
+    for file, symbol in [*PLACE.findall(text), *((f, n) for n, f in NAME_IN_FILE.findall(text))]:
         if not (ROOT / file).is_file():
             wrong.append(file)
         elif symbol:
             missing = missing_in_module if file.startswith("src/rpo/") else missing_in_source
             if missing(file, symbol):
                 wrong.append(f"{file}:{symbol}")
+    data = (".json", ".toml")  # rpo.json is a file of a run
+    dotted = [name for name in DOTTED.findall(text) if not name.endswith(data)]
+    return wrong + [name for name in dotted if missing_dotted(name)]
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_every_place_on_a_page_exists(page: Path) -> None:
+    assert not wrong_places(page)
+
+
+def test_every_place_in_a_docstring_exists() -> None:
+    wrong = {name_of(path): found for path in programs() if (found := wrong_places(path))}
     assert not wrong
 
 
@@ -118,6 +159,17 @@ def test_a_wrong_place_is_noticed() -> None:
     assert missing_in_source("emojiland/scenes.py", "Look.painter")
     assert not missing_in_source("emojiland/scenes.py", "Look.caption")
     assert not missing_in_source("emojiland/scenes.py", "Look.tint")
+    assert missing_dotted("rpo.reward")
+    assert missing_dotted("rpo.models.noise.rectified")
+    assert not missing_dotted("rpo.models.noise.RectifiedFlow")
+    assert not missing_dotted("rpo.events.Labelled.flip_rate")
+
+
+def test_wrong_places_of_all_sorts_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "module.py"
+    right = "`seeds.py`, `derive_seed` in `src/rpo/seeds.py`, `rpo.train`, `rpo.json`"
+    page.write_text(f"{right}, `reward.py`, `random` of\n`src/rpo/seeds.py`, `rpo.reward.score`")
+    assert wrong_places(page) == ["reward.py", "src/rpo/seeds.py:random", "rpo.reward.score"]
 
 
 # --- settings ----------------------------------------------------------------------------

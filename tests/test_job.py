@@ -168,6 +168,23 @@ def test_the_card_of_best_says_how_generate_draws(world: World, tmp_path: Path) 
     assert "num_inference_steps=2,\n    guidance_scale=2.5" in page
 
 
+def test_generate_draws_and_decodes_in_the_settings_batches(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    break_off(world, out, Validated, 0, **{"sampling.batch_size": 2})
+    run = load_run(out)
+    rows, decode = [], run._backbone.vae.decode
+
+    def counted(latents: torch.Tensor, **options: Any) -> Any:
+        rows.append(len(latents))
+        return decode(latents, **options)
+
+    monkeypatch.setattr(run._backbone.vae, "decode", counted)
+    assert len(run.generate("a [V] dog", 5)) == 5
+    assert rows == [2, 2, 1]
+
+
 # --- one owner for noun, kind and settings -----------------------------------------------
 
 

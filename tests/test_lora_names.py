@@ -23,7 +23,7 @@ from torch import nn
 
 from rpo.errors import UserError
 from rpo.exports.lora_file import Adapter, Layer
-from rpo.exports.lora_names import Place, kohya_key, place_of
+from rpo.exports.lora_names import Place, kohya_key, obstacle, place_of
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 SD3, FLUX = "StableDiffusion3Pipeline", "FluxPipeline"
@@ -213,3 +213,54 @@ def test_flux_is_read_back_by_diffusers() -> None:
 def test_a_layer_without_a_name_is_refused(pipeline: str, layer: str) -> None:
     with pytest.raises(UserError, match=f"{layer} has no name in this format; use --to diffusers"):
         place_of(pipeline, layer)
+
+
+# --- what a format cannot hold -----------------------------------------------------------
+
+
+def kohyas_loader(kind: str) -> set[str]:
+    """The layers that sd-scripts' LoRANetwork looks at in diffusers' U-Net: those within its
+    UNET_TARGET_REPLACE_MODULE and UNET_TARGET_REPLACE_MODULE_CONV2D_3X3, by the modules' classes.
+    """
+    wanted = {"Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"}
+    named = real(kind).named_modules()
+    roots = [f"{name}." for name, module in named if type(module).__name__ in wanted]
+    return {layer for layer in layers(kind) if layer.startswith(tuple(roots))}
+
+
+@pytest.mark.parametrize(("kind", "outside"), [(SD, 4), (SDXL, 6)])
+def test_what_kohyas_loader_leaves_out_is_refused(kind: str, outside: int) -> None:
+    read = kohyas_loader(kind)
+    assert obstacle("kohya", kind, sorted(read)) == ""
+    left_out = set(layers(kind)) - read
+    assert len(left_out) == outside
+    for layer in left_out:
+        reason = obstacle("kohya", kind, [*read, layer])
+        assert reason.startswith(f"kohya's loader leaves out {layer} without a word; use --to com")
+    assert obstacle("comfyui", kind, layers(kind)) == ""
+    assert obstacle("lora", kind, ["anything"]) == ""
+
+
+def test_only_six_names_are_listed() -> None:
+    names = [f"block{k}" for k in range(8)]
+    listed = "block0, block1, block2, block3, block4, block5 and 2 more has no name"
+    assert listed in obstacle("comfyui", FLUX, names)
+
+
+def test_flux_as_dora() -> None:
+    """A single block's first layer is q, k, v and its MLP in one; kohya has one magnitude a row."""
+    attention = [name for name in layers(FLUX, "attn.") if "norm" not in name]
+    assert obstacle("kohya", FLUX, attention) == ""
+    reason = obstacle("kohya", FLUX, attention, attention)
+    assert reason.startswith("single_blocks.0.linear1, single_blocks.1.linear1 is trained as DoRA")
+    whole = [*attention, *layers(FLUX, "proj_mlp")]
+    assert obstacle("kohya", FLUX, whole, whole) == ""
+    assert obstacle("comfyui", FLUX, attention, attention) == ""
+
+
+def test_the_last_layer_of_flux_has_no_name() -> None:
+    named = layers(FLUX, "proj_out")
+    assert len(named) == 3  # of two single blocks, and the transformer's own
+    for to in ("kohya", "comfyui"):
+        assert obstacle(to, FLUX, named).startswith("proj_out has no name in this format; use --to")
+        assert obstacle(to, FLUX, [name for name in named if "." in name]) == ""

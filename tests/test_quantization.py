@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jobs import make_world
+from PIL import Image
 from test_training import make_config, make_trainer
 from tiny import RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 
 import rpo
+from rpo.cli import commands as cli
 from rpo.config import Config, load_config
 from rpo.errors import UserError
+from rpo.exports.export import export
 from rpo.models.backbone import Backbone
 from rpo.models.quantization import quantize, quantized_layers, refuse_impossible, saved_bytes
+from rpo.models.sampling import sample
+from rpo.runs.result import quantisation_remark
 
 pytest.importorskip("bitsandbytes")
 KINDS = ("sdxl", "sd3", "flux-dev")
@@ -128,6 +134,36 @@ def test_the_whole_job_and_a_picture_from_its_run(tmp_path: Path) -> None:
     kept = type(run._learner.denoiser.transformer_blocks[0].attn.to_q.base_layer.weight)
     assert kept.__name__ == "Params4bit"
     assert run.generate("a [V] dog", seed=5, steps=2)[0].size == (RESOLUTION, RESOLUTION)
+    said = "It learned on the base model held in nf4"
+    assert said in run.report.read_text(encoding="utf-8")
+    for to in ("lora", "diffusers"):
+        assert said in (export(run, to) / "README.md").read_text(encoding="utf-8")
+
+    # What the export draws, `rpo generate --unquantised` draws, and what the run did, it does not.
+    command = ["generate", str(run.path), "a [V] dog", "--seed", "5", "--steps", "2", "--out"]
+    pictures = {}
+    for name, more in (("here", []), ("there", ["--unquantised"])):
+        assert cli.run([*command, str(tmp_path / name), *more]) == 0
+        (file,) = (tmp_path / name).glob("*.png")
+        pictures[name] = Image.open(file)
+    merged = Backbone.load(run.path / "export" / "diffusers", "cpu", RESOLUTION)
+    latents = sample(
+        merged,
+        merged.denoiser,
+        merged.encode_prompts(["a [V] dog"]),
+        [5],
+        steps=2,
+        guidance_scale=run.config.sampling.guidance_scale,
+    )
+    expected = merged.decode(latents)[0].permute(1, 2, 0).numpy() * 255
+    apart = {name: abs(np.asarray(p) - expected).max() for name, p in pictures.items()}
+    assert apart["there"] < 1.01 < apart["here"]
+    assert pictures["there"].info["quantize"] == "no"
+    assert "quantize" not in pictures["here"].info
+
+
+def test_nothing_is_said_of_a_plain_base() -> None:
+    assert quantisation_remark(Config()) == ""
 
 
 def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

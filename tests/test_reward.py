@@ -1,4 +1,4 @@
-"""reward.py: Eq. 5 and 6 by hand, and the reward model on a stub encoder with known features."""
+"""harmonic.py and alignment.py: Eq. 5 and 6 by hand, the reward model on a stub encoder."""
 
 from __future__ import annotations
 

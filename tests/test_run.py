@@ -1,4 +1,4 @@
-"""run.py, checkpoint.py and result.py: what is written, replaced, kept and refused."""
+"""folder.py, checkpoint.py and result.py: what is written, replaced, kept and refused."""
 
 from __future__ import annotations
 

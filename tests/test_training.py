@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpo.config import Config, TrainingConfig, ValidationConfig
 from rpo.errors import UserError
@@ -561,6 +561,43 @@ def test_exhausted_memory_turns_checkpointing_on_once(
     events = make_trainer(epsilon, make_config()).run()
     with pytest.raises(torch.OutOfMemoryError):
         list(events)
+
+
+@pytest.mark.parametrize("place", ["first forward", "second forward", "clip"])
+def test_a_step_repeated_after_exhausted_memory_scales_its_gradients_once(
+    epsilon: Backbone, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """As in fp16: in the clip the gradients of the abandoned step are unscaled already."""
+    config = make_config(steps=3, accumulate=2)
+    plain, tight = (make_trainer(epsilon, config) for _ in range(2))
+    for trainer in (plain, tight):
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+    compute, clip = Backbone.denoising_error, nn.utils.clip_grad_norm_
+    calls = Counter()
+
+    def exhausted(what: str) -> None:
+        calls[what] += 1
+        at = {"first forward": ("forward", 1), "second forward": ("forward", 2)}
+        if (what, calls[what]) == at.get(place, ("clip", 1)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def forward(self: Backbone, denoiser, *batch):
+        if denoiser is tight.denoiser:
+            exhausted("forward")
+        return compute(self, denoiser, *batch)
+
+    def clipped(parameters, norm):
+        exhausted("clip")
+        return clip(parameters, norm)
+
+    list(plain.run())
+    monkeypatch.setattr(Backbone, "denoising_error", forward)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", clipped)
+    kinds = [type(event) for event in tight.run() if isinstance(event, Notice | StepDone)]
+    assert kinds == [Notice, StepDone, StepDone, StepDone]
+    assert same(weights(plain), weights(tight))
+    assert tight.scaler.get_scale() == 2.0**11  # grown after three steps, none counted twice
+    assert tight.scaler.state_dict() == plain.scaler.state_dict()
 
 
 def test_the_8_bit_optimizer_trains_and_resumes(epsilon: Backbone) -> None:

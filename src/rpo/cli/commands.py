@@ -206,6 +206,13 @@ def generate(
         typer.Option(help="Folder for the PNGs.", show_default="images/generated in the run"),
     ] = None,
     device: DeviceFlag = None,
+    unquantised: Annotated[
+        bool,
+        typer.Option(
+            "--unquantised",
+            help="On the base model's own weights, as exports; for a quantised run.",
+        ),
+    ] = False,
 ) -> None:
     r"""Draw pictures with a run's chosen weights.
 
@@ -223,7 +230,7 @@ def generate(
     from rpo.runs.folder import check_writable, expanded, save_generated
     from rpo.runs.result import Run, load_run
 
-    result = Run(load_run(run).path, device)
+    result = Run(load_run(run).path, device, unquantised)
     folder = expanded(out) if out else result.path / "images" / "generated"
     check_writable(folder)
     name = f"{result.config.identifier} {result.config.noun}"

@@ -1,4 +1,4 @@
-"""`rpo export`. Registered with the other commands by `cli.py`."""
+"""`rpo export`. Registered with the other commands by `rpo.cli.commands`."""
 
 from __future__ import annotations
 

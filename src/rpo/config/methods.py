@@ -94,4 +94,12 @@ METHODS: dict[str, MethodFacts] = {
             "textual_inversion.initializer": "[V]",
         },
     ),
+    "online": MethodFacts(
+        "rpo.methods.online:Online",
+        "Online RPO",
+        "this project; after arXiv 2304.05977 and 2309.17400",
+        "the photos, and the reward of its own drawings while it learns",
+        DENOISER,
+        {"training": {"preference_weight": 0.0}},
+    ),
 }

@@ -84,7 +84,7 @@ class TrainingConfig(Section):
         1.0, "Weight of the preference loss; 0 is the similarity loss alone (Table 2).", at_least=0
     )
     independent_noise: bool = _field(
-        False, "Give the halves of a pair noise and timesteps of their own, as the official code."
+        False, "Give the halves of a pair noise and timesteps of their own, as official train.py."
     )
 
     def __post_init__(self) -> None:
@@ -186,6 +186,30 @@ class TextualInversionConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class OnlineConfig(Section):
+    """The reward of the present model's own drawings, where method is online."""
+
+    _prefix: ClassVar[str] = "online."
+    weight: float = _field(1.0, "Weight of the reward; 0 is without it.", at_least=0)
+    lambda_online: float = _field(
+        0.5, "Weight of image alignment in the reward of drawings.", at_least=0, at_most=1
+    )
+    start: int = _field(100, "The first step that rewards drawings.", at_least=0)
+    every: int = _field(2, "Steps from one that rewards drawings to the next.", at_least=1)
+    pictures: int = _field(4, "Drawings that such a step rewards.", at_least=1)
+    steps: int = _field(10, "Solver steps of each drawing.", at_least=1, at_most=TIMESTEPS)
+    late: int = _field(
+        3, "The gradient goes through one of this many last solver steps, at random.", at_least=1
+    )
+    shift: float = _field(
+        0.0625,
+        "What the reward model sees is shifted by up to this share of the side.",
+        at_least=0,
+        at_most=0.5,
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
@@ -194,6 +218,7 @@ SECTIONS: dict[str, Any] = {
     "validation": ValidationConfig,
     "dreambooth": DreamBoothConfig,
     "textual_inversion": TextualInversionConfig,
+    "online": OnlineConfig,
 }
 
 
@@ -249,6 +274,7 @@ class Config(Section):
     validation: ValidationConfig = ValidationConfig()
     dreambooth: DreamBoothConfig = DreamBoothConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
+    online: OnlineConfig = OnlineConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """What a setting is: a typed, limited value with a name and a help sentence.
 
-`config.py` lists the settings themselves.
+`rpo.config.sections` lists the settings themselves.
 """
 
 from __future__ import annotations

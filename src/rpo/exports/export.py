@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.exports.token_files import find_token, insert_token
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
@@ -56,6 +56,11 @@ def export(
 
     base = read_base(run)
     adapter = _adapter(run)
+    if adapter is not None:
+        dora = [name for name, layer in adapter.layers.items() if layer.magnitude is not None]
+        blocks = base.denoiser.get("layers_per_block", 2)
+        if reason := obstacle(to, base.pipeline, list(adapter.layers), dora, blocks):
+            raise UserError(f"--to {to}: {reason}")
     name = ""
     if to != "diffusers":
         stem = slug(f"{run.config.noun} {run.path.resolve().name}")
@@ -110,35 +115,45 @@ def _adapter(run: Run) -> Adapter | None:
 
 
 def read_base(run: Run) -> Base:
-    """What the base model's folder says. Raises UserError where it is gone or another by now."""
+    """What the base model's files say. Raises UserError where it is gone or another by now."""
     from huggingface_hub.repocard import metadata_load
 
     from rpo.exports.model_card import Base
-    from rpo.models.resolve import resolve_model
+    from rpo.models.resolve import configurations, resolve_model
+    from rpo.models.single_file import T5_OF_SD_3, recognise
     from rpo.runs.environment import file_hash
 
-    folder = resolve_model(run.config.model)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    path = resolve_model(run.config.model)
+    checkpoint = recognise(path) if path.is_file() else None
+    folder = configurations(checkpoint) if checkpoint else path
+
+    def read(name: str) -> dict[str, Any]:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+
+    index = read("model_index.json")
     pipeline = index.get("_class_name", "")
     denoiser = "unet" if pipeline in UNETS else "transformer"
-    recorded = run.folder.environment()["models"]["pipeline"]["files"]
-    for name, digest in recorded.items():
-        weights = name.startswith(f"{denoiser}/") and name.endswith(".safetensors")
-        if weights and (not (folder / name).is_file() or file_hash(folder / name) != digest):
-            raise UserError(
-                f"{folder / name}: is not the file that {run.path} was trained on; put that model "
-                "back"
-            )
-    configs: list[Mapping[str, Any]] = []
-    for file in (f"{denoiser}/config.json", "scheduler/scheduler_config.json"):
-        configs.append(json.loads((folder / file).read_text(encoding="utf-8")))
+    scheduler = read("scheduler/scheduler_config.json")
+    if checkpoint and checkpoint.prediction:  # it overrules the configurations
+        scheduler["prediction_type"] = checkpoint.prediction
     card: Mapping[str, Any] = {}
-    if (folder / "README.md").is_file():
+    if not checkpoint and (folder / "README.md").is_file():
         try:
             card = metadata_load(folder / "README.md") or {}
         except Exception:  # whatever a stranger's front matter holds; it only tells the licence
             card = {}
-    return Base(folder, run.config.model, pipeline, configs[0], configs[1], card)
+    config = read(f"{denoiser}/config.json")
+    absent = [name for name in T5_OF_SD_3 if index.get(name, "") in (None, [None, None])]
+    absent = list(checkpoint.left_out) if checkpoint else absent
+    base = Base(path, run.config.model, pipeline, config, scheduler, card, absent)
+    recorded = run.folder.environment()["models"]["pipeline"]["files"]
+    for name, digest in base.weights(recorded).items():
+        file = path if checkpoint else path / name
+        if not file.is_file() or file_hash(file) != digest:
+            raise UserError(
+                f"{file}: is not the file that {run.path} was trained on; put that model back"
+            )
+    return base
 
 
 @contextmanager
@@ -207,13 +222,18 @@ def _base_weights(base: Base, adapter: Adapter) -> dict[str, Tensor]:
 
     wanted = {f"{name}.weight": name for name in adapter.layers}
     found = {}
-    for file in sorted((base.folder / adapter.part).glob("*.safetensors")):
+    if base.path.is_file():  # under the names of the original code
+        from rpo.models.loading import load_pipeline
+
+        weights = getattr(load_pipeline(base.path), adapter.part).state_dict()
+        found = {name: weights[key] for key, name in wanted.items() if key in weights}
+    for file in sorted((base.path / adapter.part).glob("*.safetensors")):
         with safe_open(str(file), framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118
                 if key in wanted:
                     found[wanted[key]] = opened.get_tensor(key)
     if missing := [name for name in adapter.layers if name not in found]:
-        raise UserError(f"{base.folder / adapter.part}: has no layer {missing[0]}")
+        raise UserError(f"{base.path}: its {adapter.part} has no layer {missing[0]}")
     return found
 
 
@@ -238,7 +258,7 @@ def _save_pipeline(made: Export, folder: Path) -> None:
     from rpo.quiet import quiet
 
     whole = made.adapter is None and not made.token
-    source = made.run.best if whole else made.base.folder
+    source = made.run.best if whole else made.base.path
     side = made.run.folder.environment()["resolution"]
     backbone = Backbone.load(source, device="cpu", resolution=side)
     if made.adapter is not None:

@@ -119,7 +119,8 @@ class Adapter:
         """Kohya's layout: lora_unet_….lora_down.weight, .lora_up.weight, .alpha, .dora_scale.
 
         Layers that the original model has as one are stacked, exactly, into one of the summed rank.
-        Raises UserError for a layer that kohya's tools cannot name.
+        Raises UserError for a layer that has no name there; what else stands in the way, `obstacle`
+        says.
         """
         stacks: dict[str, dict[Place, Layer]] = {}
         for name, layer in self.layers.items():
@@ -218,11 +219,7 @@ def _stacked(parts: Mapping[Place, Layer]) -> Layer:
     if len(place.sizes) == 1:
         return first
     dora = sum(layer.magnitude is not None for layer in parts.values())
-    if 0 < dora < len(place.sizes):
-        raise UserError(
-            f"--to kohya: {place.name} is trained as DoRA in part only, for which kohya's format "
-            "has no words; use --to comfyui or --to diffusers"
-        )
+    assert dora in (0, len(place.sizes)), "`obstacle` refuses a DoRA of some of the rows"
     width = first.up.shape[0] // place.sizes[place.block]
     rank = sum(layer.rank for layer in parts.values())
     up = first.up.new_zeros(width * sum(place.sizes), rank)

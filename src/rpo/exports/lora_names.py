@@ -10,11 +10,15 @@ sd-scripts (networks/lora*.py), ComfyUI (comfy/lora.py, comfy/utils.py) and A111
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rpo.errors import UserError
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name for it
+# Kohya's loader of U-Nets looks for layers within Transformer2DModel, ResnetBlock2D, Downsample2D
+# and Upsample2D. Those outside it leaves out without a word; ComfyUI and A1111 read them.
+_IN_KOHYAS_BLOCKS = re.compile(r"\.(attentions|resnets|downsamplers|upsamplers)\.")
 QKV = (1, 1, 1)  # query, key and value, stacked
 QKV_MLP = (1, 1, 1, 4)  # the first layer of FLUX's single blocks; its MLP is four times as wide
 
@@ -158,3 +162,54 @@ def _original_unet(layer: str, stride: int) -> str | None:
 def kohya_key(place: Place) -> str:
     """The beginning of a layer's keys in kohya's files: "lora_unet_input_blocks_4_1_proj_in"."""
     return "lora_unet_" + place.name.replace(".", "_")
+
+
+def obstacle(
+    to: str,
+    pipeline: str,
+    layers: Collection[str],
+    dora: Collection[str] = (),
+    layers_per_block: int = 2,
+) -> str:
+    """Why a format cannot hold an adapter of these layers, with the remedy; empty where it can.
+
+    to: "kohya" or "comfyui", as all others hold any; layers: names in diffusers' denoiser; dora:
+    those of them that have magnitudes; pipeline, layers_per_block: as for `place_of`.
+    """
+    if to not in ("kohya", "comfyui"):
+        return ""
+    from rpo.models.families import FAMILIES  # late, as it imports torch
+
+    unet = FAMILIES[pipeline].denoiser_name == "unet"
+    unnamed, unread = [], []
+    stacks: dict[str, list[Place]] = {}
+    for layer in layers:
+        try:
+            place = place_of(pipeline, layer, layers_per_block)
+        except UserError:
+            unnamed.append(layer)
+            continue
+        if unet and not _IN_KOHYAS_BLOCKS.search(layer):
+            unread.append(layer)
+        if layer in dora:
+            stacks.setdefault(place.name, []).append(place)
+    if unnamed:
+        return f"{_listed(unnamed)} has no name in this format; use --to diffusers"
+    if to == "kohya" and unread:
+        return (
+            f"kohya's loader leaves out {_listed(unread)} without a word; use --to comfyui (which "
+            "ComfyUI and A1111 read) or --to diffusers"
+        )
+    partial = [name for name, parts in stacks.items() if len(parts) < len(parts[0].sizes)]
+    if to == "kohya" and partial:
+        return (
+            f"{_listed(partial)} is trained as DoRA in part only, for which kohya's format has no "
+            "words; use --to comfyui or --to diffusers"
+        )
+    return ""
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first six of them."""
+    more = len(names) - 6
+    return ", ".join(list(names)[:6]) + (f" and {more} more" if more > 0 else "")

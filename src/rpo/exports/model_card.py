@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, METHODS
 from rpo.data.prompts import Prompt
 from rpo.exports.lora_file import Adapter
+from rpo.models.families import FAMILIES
 from rpo.models.resolve import EMBEDDED
-from rpo.runs.result import Run
+from rpo.runs.result import Run, quantisation_remark
 
 METHOD = (
     "Reward Preference Optimization (RPO, [arXiv 2407.12164](https://arxiv.org/abs/2407.12164))"
@@ -42,18 +43,21 @@ _ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Base:
-    """The base model, as its folder tells.
+    """The base model, as its folder tells, or its single file and what completes that.
 
     pipeline: its class; denoiser, scheduler: their configurations; card: the front matter of its
-    README.md, empty without one; hub_id: its name on the hub, None for a folder or Emojiland.
+    README.md, empty without one, and for a single file; absent: parts that such pipelines have and
+    this one does without; hub_id: its name on the hub, None for what lies on this machine, and for
+    Emojiland.
     """
 
-    folder: Path
+    path: Path
     name: str
     pipeline: str
     denoiser: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     card: Mapping[str, Any]
+    absent: Sequence[str] = ()
 
     @property
     def hub_id(self) -> str | None:
@@ -82,6 +86,17 @@ class Base:
     def predicts_v(self) -> bool:
         """Whether the denoiser says v and not the noise."""
         return self.scheduler.get("prediction_type") == "v_prediction"
+
+    def weights(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Of a run's record of its base model, {name: hash}, the files with the denoiser."""
+        if self.path.is_file():
+            return {name: digest for name, digest in files.items() if name == self.path.name}
+        folder = f"{FAMILIES[self.pipeline].denoiser_name}/"
+        return {
+            name: digest
+            for name, digest in files.items()
+            if name.startswith(folder) and name.endswith(".safetensors")
+        }
 
 
 @dataclass(frozen=True)
@@ -189,6 +204,8 @@ def model_card(export: Export) -> str:
         "## Licence",
         _licence(export.base),
     ]
+    if remark := quantisation_remark(export.run.config):
+        sections.insert(4, remark)
     if card["step"] == 0:
         sections.insert(
             3, "No step of this run scored above the base model: this *is* the base model."
@@ -241,13 +258,8 @@ def _drawing(card: Mapping[str, Any]) -> str:
 def _facts(export: Export) -> str:
     card, base = export.card, export.base
     environment = export.run.folder.environment()
-    part = "unet" if "StableDiffusionPipeline" in base.pipeline else "transformer"
-    part = "unet" if base.pipeline == "StableDiffusionXLPipeline" else part
-    hashes = [
-        f"`{name}` sha256 `{digest}`"
-        for name, digest in environment["models"]["pipeline"]["files"].items()
-        if name.startswith(f"{part}/") and name.endswith(".safetensors")
-    ]
+    recorded = base.weights(environment["models"]["pipeline"]["files"])
+    hashes = [f"`{name}` sha256 `{digest}`" for name, digest in recorded.items()]
     rows = [
         ("subject", f"`{export.subject}`: the noun {export.run.config.noun}, the identifier "
          f"`{export.identifier}`"),
@@ -269,8 +281,9 @@ def _licence(base: Base) -> str:
     if "license" in base.card:
         name = base.card.get("license_name") or base.card["license"]
         return f"As a derivative of {base.title}, this falls under its licence: {name}."
+    what = "file" if base.path.is_file() else "folder of"
     return (
-        f"The folder of {base.title} does not say under which licence it is. As a derivative, this "
+        f"The {what} {base.title} does not say under which licence it is. As a derivative, this "
         "falls under that licence; look it up before you share this."
     )
 
@@ -320,20 +333,28 @@ def _code(export: Export) -> str:
     card, base = export.card, export.base
     solver, argument, *_ = _SAMPLERS[card["scheduler"]]
     side = export.run.folder.environment()["resolution"]
-    names = ["DiffusionPipeline", *([solver] if solver else [])]
-    lines = ["import torch", f"from diffusers import {', '.join(sorted(names))}"]
+    own = base.path.is_file() and export.to != "diffusers"  # a file in the original's names
+    names = [*([] if own else ["DiffusionPipeline"]), *([solver] if solver else [])]
+    lines = ["import torch"]
+    if names:
+        lines.append(f"from diffusers import {', '.join(sorted(names))}")
+    without = "".join(f", {part}=None" for part in base.absent)  # diffusers asks to be told
     if export.to == "diffusers":
-        lines += ["", 'pipeline = DiffusionPipeline.from_pretrained(".")  # this folder']
+        lines += ["", f'pipeline = DiffusionPipeline.from_pretrained("."{without})  # this folder']
     else:
-        place = f'"{base.title}"'
+        opened = f'DiffusionPipeline.from_pretrained("{base.title}"{without})'
         if base.name == EMBEDDED:
             lines += ["from rpo.models.resolve import resolve_model"]
-            place = f'resolve_model("{EMBEDDED}")'
-        note = "" if base.hub_id or base.name == EMBEDDED else "  # its folder on your machine"
+            opened = f'DiffusionPipeline.from_pretrained(resolve_model("{EMBEDDED}"))'
+        elif own:  # diffusers alone would ask the hub for what the file lacks
+            lines += ["from pathlib import Path", "from rpo.models.loading import load_pipeline"]
+            opened = f'load_pipeline(Path("{base.title}"))'
+        what = "file" if own else "folder"
+        note = "" if base.hub_id or base.name == EMBEDDED else f"  # its {what} on your machine"
         weights = f', weight_name="{export.file}"' if export.to != "lora" else ""
         lines += [
             "",
-            f"pipeline = DiffusionPipeline.from_pretrained({place}){note}",
+            f"pipeline = {opened}{note}",
             f'pipeline.load_lora_weights("."{weights})  # this folder',
         ]
     if solver:

@@ -47,6 +47,11 @@ class Learner(ABC):
         """Raises UserError, before anything is drawn, for a model that it cannot be made of."""
         return
 
+    @classmethod
+    def remarks(cls, backbone: Backbone, config: Config) -> list[str]:
+        """What a person should know before this learner is taught, a sentence each."""
+        return []
+
     @abstractmethod
     def build(self) -> nn.Module:
         """The denoiser that predicts, at first exactly as the base does."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
-from rpo.exports.lora_names import ADAPTER_FILE
+from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.learners.learner import Learner
 from rpo.learners.sharing import sharing_copy, snapshot_of
 from rpo.models.backbone import Backbone
@@ -69,11 +69,20 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
     return denoiser.eval()
 
 
+def find_layers(base: nn.Module, wanted: str) -> list[str]:
+    """The names of the layers that `lora.targets` means. Raises UserError as `find_targets`."""
+    ends = tuple(f".{end}" for end in find_targets(base, wanted))
+    return [name for name in _adaptable(base) if f".{name}".endswith(ends)]
+
+
+def _adaptable(base: nn.Module) -> list[str]:
+    kinds = (nn.Linear, nn.Conv2d)
+    return [name for name, module in base.named_modules() if isinstance(module, kinds)]
+
+
 def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
     """The ends of layer names to adapt, all of them found in `base`. Raises UserError."""
-    layers = [
-        name for name, module in base.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
+    layers = _adaptable(base)
 
     def is_there(end: str) -> bool:
         return any(f".{name}".endswith(f".{end}") for name in layers)
@@ -91,6 +100,23 @@ def find_targets(base: nn.Module, wanted: str) -> tuple[str, ...]:
                 f"{', '.join(near or known[:6])}"
             )
     return ends
+
+
+def export_remarks(backbone: Backbone, config: Config) -> list[str]:
+    """Which exports will refuse the adapter that is to be trained, and why; a sentence each."""
+    weights, targets = config.training.weights, config.lora.targets
+    base, pipeline = backbone.denoiser, type(backbone.family.pipeline).__name__
+    layers = find_layers(base, targets)
+    dora, depth = layers if weights == "dora" else [], base.config.get("layers_per_block", 2)
+    formats: dict[str, list[str]] = {}  # by the reason
+    for to in ("kohya", "comfyui"):
+        formats.setdefault(obstacle(to, pipeline, layers, dora, depth), []).append(f"--to {to}")
+    return [
+        f"lora.targets {targets} with training.weights {weights} cannot be exported "
+        f"{' or '.join(refused)}: {reason}"
+        for reason, refused in formats.items()
+        if reason
+    ]
 
 
 def adapter_weights(denoiser: Any) -> dict[str, Tensor]:
@@ -142,6 +168,10 @@ class Lora(Learner):
     @classmethod
     def refuse(cls, backbone: Backbone, config: Config) -> None:
         find_targets(backbone.denoiser, config.lora.targets)
+
+    @classmethod
+    def remarks(cls, backbone: Backbone, config: Config) -> list[str]:
+        return export_remarks(backbone, config)
 
     def build(self) -> nn.Module:
         settings, seed = self.config.lora, self.config.seed

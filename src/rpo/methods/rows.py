@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """Base of a frozen dataclass whose fields are tensors, Conditions, or tuples of tensors.
+    """Base of a frozen dataclass whose fields are tensors, Conditions, Rows, or tuples of tensors.
 
     Equal tensors in one value stay one tensor when it is moved or split.
     """
@@ -27,6 +27,8 @@ class Rows:
         def apply(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(apply(part) for part in value)
+            if isinstance(value, Rows):
+                return value._mapped(change)
             if id(value) not in done:
                 done[id(value)] = change(value)
             return done[id(value)]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rpo.errors import UserError
 from rpo.models.computing import FLOATS, TEXT_BATCH
@@ -260,11 +261,32 @@ class Backbone:
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
         """(N, C, h, w) latents -> (N, 3, H, W) pictures in [0, 1]."""
-        encoded = (latents * self._spread + self._centre).to(self.vae.dtype)
         with self._awake(self.vae):
-            chunks = encoded.split(batch_size)
-            images = torch.cat([self.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+            chunks = self._encoded(latents).split(batch_size)
+            images = torch.cat([self._decoded(chunk) for chunk in chunks])
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
+
+    def decode_with_gradient(self, latents: Tensor, recompute: bool = False) -> Tensor:
+        """As `decode`, and the pictures' gradient reaches the latents.
+
+        recompute: one picture after the other, its activations computed twice instead of kept.
+        The autoencoder stays on the device: its backward pass comes later.
+        """
+        self.vae.to(self.device)
+        encoded = self._encoded(latents)
+        if recompute:
+            images = torch.cat(
+                [checkpoint(self._decoded, one, use_reentrant=False) for one in encoded.split(1)]
+            )
+        else:
+            images = self._decoded(encoded)
+        return images.float().mul(0.5).add(0.5).clamp(0, 1)
+
+    def _encoded(self, latents: Tensor) -> Tensor:
+        return (latents * self._spread + self._centre).to(self.vae.dtype)
+
+    def _decoded(self, encoded: Tensor) -> Tensor:
+        return self.vae.decode(encoded, return_dict=False)[0]
 
     def predict(
         self,

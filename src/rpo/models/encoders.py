@@ -1,13 +1,14 @@
 """Pretrained encoders that turn images and texts into unit vectors: ALIGN, CLIP, ViT and DINO.
 
-Feature extraction only; the arithmetic on the features is in ``reward.py``. Each family is one
-entry of ``FAMILIES``, chosen by the ``model_type`` in the model's config.json.
+Feature extraction only; the arithmetic on the features is in `rpo.rewards.harmonic`. Each family
+is one entry of ``FAMILIES``, chosen by the ``model_type`` in the model's config.json.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from rpo.errors import UserError
 from rpo.models.computing import REWARD_BATCH as BATCH_SIZE
 from rpo.models.offload import awake
+from rpo.models.pixels import PixelProcessor
 from rpo.quiet import quiet
 
 Images: TypeAlias = Tensor | Sequence[Image.Image]
@@ -87,6 +89,20 @@ class Encoder:
             raise ValueError("no images to encode")
         return self._batched(pictures, self._image_batch)
 
+    def encode_pixels(self, images: Tensor) -> Tensor:
+        """Image features, (N, D), on the device and with the gradient of (N, 3, H, W) in [0, 1].
+
+        What the image processor does is done to the tensor itself, so nothing is rounded to 8
+        bits; otherwise the features are those of `encode_images`.
+        """
+        self.model.to(self.device)
+        pixels = self._preprocess(images).to(self.device, self.model.dtype)
+        return F.normalize(self._family.image(self.model, pixels).float(), dim=-1)
+
+    @cached_property
+    def _preprocess(self) -> PixelProcessor:
+        return PixelProcessor.of(self._image_processor)
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Text features in the images' space, (N, D); long texts are cut as the model requires.
 
@@ -134,7 +150,7 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     offload: bool = False,
 ) -> Encoder:
-    """Loads an encoder from its folder; ``models.resolve_model`` finds that of a hub id.
+    """Loads an encoder from its folder; `rpo.models.resolve.resolve_model` finds a hub id's.
 
     offload: it is on `device` only while it computes, else on the CPU.
     Weights are safetensors only; features are float32 whatever the `dtype` of the weights.

@@ -1,6 +1,6 @@
 """How a latent turns into noise, and what a denoiser should say: two processes, pure functions.
 
-Both offer the same: `prediction_type`, `draw_timesteps`, `add_noise`, `target` and `to`.
+Both offer the same: `prediction_type`, `draw_timesteps`, `add_noise`, `target`, `clean` and `to`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ class VariancePreserving:
         signal, sigma = self._signal_and_noise(timesteps)
         return signal * noise - sigma * latents
 
+    def clean(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """The x_0 that a prediction at x_t amounts to; (B, C, h, w), timesteps (B,) integers.
+
+        (x_t - sqrt(1 - abar) eps) / sqrt(abar), or sqrt(abar) x_t - sqrt(1 - abar) v.
+        """
+        signal, sigma = self._signal_and_noise(timesteps.long())
+        if self.prediction_type == "epsilon":
+            return (noisy - sigma * prediction) / signal
+        return signal * noisy - sigma * prediction
+
 
 @dataclass(frozen=True)
 class RectifiedFlow:
@@ -95,6 +105,10 @@ class RectifiedFlow:
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity d x_t / d sigma = eps - x_0; (B, C, h, w)."""
         return noise - latents
+
+    def clean(self, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+        """The x_0 that a velocity at x_t amounts to, x_t - sigma v; (B, C, h, w)."""
+        return noisy - self._sigma(timesteps) * prediction
 
 
 NoiseProcess: TypeAlias = VariancePreserving | RectifiedFlow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -98,27 +99,13 @@ def sample(
     starts = range(0, len(seeds), batch_size)
     done, total, pictures = 0, steps * len(starts), []
     for start in starts:
-        context = conditions[start : start + batch_size]
-        noise = initial_noise(backbone.latent_shape, seeds[start : start + batch_size])
-        if guided:
-            assert negative is not None
-            context = Conditions.cat([negative.expand(len(context)), context])
-        with quiet():  # also forgets the last batch
-            backbone.family.set_timesteps(solver, steps, backbone.image_tokens, backbone.device)
-        # All of these solvers start from unit noise and show the denoiser their latents unscaled.
-        latents = noise.to(backbone.device)
+        rows = slice(start, start + batch_size)
+        drawing = _Drawing(
+            backbone, denoiser, conditions[rows], negative if guided else None, guidance_scale
+        )
+        latents = drawing.begin(solver, steps, seeds[rows])
         for timestep in solver.timesteps:
-            prediction = backbone.predict(
-                denoiser,
-                torch.cat([latents, latents]) if guided else latents,
-                timestep,
-                context,
-                guidance_scale,
-            )
-            if guided:
-                without, with_prompt = prediction.chunk(2)
-                prediction = torch.lerp(without, with_prompt, guidance_scale)
-            latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
+            latents = drawing.advance(latents, timestep)
             done += 1
             if on_step:
                 on_step(done, total)
@@ -129,6 +116,83 @@ def sample(
             )
         pictures.append(latents)
     return torch.cat(pictures)
+
+
+def draw_with_gradient(
+    backbone: Backbone,
+    denoiser: nn.Module,
+    conditions: Conditions,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance_scale: float,
+    scheduler: str = "dpm++",
+    before_end: int = 1,
+) -> Tensor:
+    """(N, C, h, w) latents of N drawings, with the gradient of one step of the denoiser.
+
+    As `sample` draws, but without gradient only until `before_end` steps from the end; the answer
+    there gives x_0 at once (ReFL, arXiv 2304.05977, section 3.2; with before_end = 1 DRaFT-1,
+    arXiv 2309.17400). The gradient goes through the guided answer, its unconditional half
+    detached. ValueError unless 1 <= before_end <= steps.
+    """
+    if not 1 <= before_end <= steps:
+        raise ValueError(f"before_end must be in 1 .. {steps}, not {before_end}")
+    guided = backbone.family.classifier_free and guidance_scale > 1
+    negative = backbone.unconditional() if guided else None
+    solver = make_solver(backbone, scheduler)
+    drawing = _Drawing(backbone, denoiser, conditions, negative, guidance_scale)
+    with torch.no_grad():
+        latents = drawing.begin(solver, steps, seeds)
+        *earlier, last = solver.timesteps[: len(solver.timesteps) + 1 - before_end]
+        for timestep in earlier:
+            latents = drawing.advance(latents, timestep)
+    answer = drawing.answer(latents, last, learns=True)
+    return backbone.process.clean(latents, answer, last.expand(len(latents)))
+
+
+@dataclass
+class _Drawing:
+    """One batch under way; negative: what guidance goes away from, None where there is none."""
+
+    backbone: Backbone
+    denoiser: nn.Module
+    context: Conditions
+    negative: Conditions | None
+    guidance_scale: float
+    solver: Any = field(init=False)
+    both: Conditions = field(init=False)
+
+    def begin(self, solver: Any, steps: int, seeds: Sequence[int]) -> Tensor:
+        """The first noise, (N, C, h, w); the solver starts anew."""
+        self.solver, backbone = solver, self.backbone
+        if self.negative is not None:
+            self.negative = self.negative.expand(len(seeds))
+            self.both = Conditions.cat([self.negative, self.context])
+        with quiet():  # also forgets the last batch
+            backbone.family.set_timesteps(solver, steps, backbone.image_tokens, backbone.device)
+        # All of these solvers start from unit noise and show the denoiser their latents unscaled.
+        return initial_noise(backbone.latent_shape, seeds).to(backbone.device)
+
+    def advance(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The latents after one more solver step."""
+        answer = self.answer(latents, timestep)
+        return self.solver.step(answer, timestep, latents, return_dict=False)[0]
+
+    def answer(self, latents: Tensor, timestep: Tensor, learns: bool = False) -> Tensor:
+        """The guided prediction; where it learns, the unconditional half is computed apart."""
+        predict, scale = self.backbone.predict, self.guidance_scale
+        if self.negative is None:
+            return predict(self.denoiser, latents, timestep, self.context, scale)
+        if learns:
+            with torch.no_grad():
+                without = predict(self.denoiser, latents, timestep, self.negative, scale)
+            with_prompt = predict(self.denoiser, latents, timestep, self.context, scale)
+        else:
+            twice = torch.cat([latents, latents])
+            answers = predict(self.denoiser, twice, timestep, self.both, scale)
+            without, with_prompt = answers.chunk(2)
+        return torch.lerp(without, with_prompt, scale)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from rpo.report.chart import reward_curve
 from rpo.report.page import duration, memory, picture, section, table
 from rpo.runs.folder import RunFolder
 from rpo.runs.meter import Cost
-from rpo.runs.result import Run, Validation, drawing
+from rpo.runs.result import Run, Validation, drawing, quantisation_remark
 
 STYLE = ASSETS / "report.css"
 
@@ -273,9 +273,17 @@ def _usage(run: Run, subject: str) -> str:
     best, adapter = path + "/best", run.config.training.weights != "full"
     token = find_token(run.best)
     base = run.config.model if run.config.model != EMBEDDED else str(resolve_model(EMBEDDED))
-    plain = (
+    opened = (
         "from diffusers import DiffusionPipeline\n\n"
         f"pipeline = DiffusionPipeline.from_pretrained({base if adapter else best!r})\n"
+    )
+    if adapter and Path(base).is_file():  # diffusers alone would ask the hub for what it lacks
+        opened = (
+            "from pathlib import Path\n\nfrom rpo.models.loading import load_pipeline\n\n"
+            f"pipeline = load_pipeline(Path({base!r}))\n"
+        )
+    plain = (
+        opened
         + (f"pipeline.load_lora_weights({best!r})\n" if adapter and not token else "")
         + "".join(f"{line}\n" for line in loading_lines(run.best, best))
         + "image = pipeline(\n"
@@ -290,11 +298,13 @@ def _usage(run: Run, subject: str) -> str:
         for title, code in (
             ("On the command line", command),
             ("In Python", ours),
-            ("With diffusers alone", plain),
+            ("With diffusers", plain),
         )
     )
     intro = f"Write “{escape(subject)}” wherever a prompt should show the subject."
-    return section("Using the result", intro, blocks)
+    remark = quantisation_remark(run.config)
+    notice = f'<p class="notice">{escape(remark)}</p>' if remark else ""
+    return section("Using the result", intro, notice + blocks)
 
 
 def _settings(folder: RunFolder, config: Config, records: list[dict[str, Any]]) -> str:

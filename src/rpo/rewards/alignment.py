@@ -39,6 +39,14 @@ class AlignmentReward:
             text_alignment(features, self._encode_texts(texts)),
         )
 
+    def score_pixels(self, images: Tensor, texts: Sequence[str]) -> Scores:
+        """As `score`, on the encoder's device and with the gradient of (N, 3, H, W) in [0, 1]."""
+        features = self.encoder.encode_pixels(images)  # (N, D)
+        references, told = (
+            t.to(features.device) for t in (self.references, self._encode_texts(texts))
+        )
+        return Scores(image_alignment(features, references), text_alignment(features, told))
+
     def score_references(self, texts: Sequence[str]) -> Tensor:
         """S_T of each reference photo with each of T texts, (M, T)."""
         cosine = self.references @ self._encode_texts(texts).T

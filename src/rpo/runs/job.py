@@ -24,6 +24,7 @@ from rpo.events import (
     Finished,
     Interrupted,
     Labelled,
+    Notice,
     PhaseDone,
     Progress,
     Started,
@@ -282,14 +283,16 @@ class Job:
             },
         }
 
-    def _work(
-        self, folder: RunFolder, method: Method, reward: AlignmentReward
-    ) -> Iterator[Event]:
+    def _work(self, folder: RunFolder, method: Method, reward: AlignmentReward) -> Iterator[Event]:
         from rpo.learners import learner_class
         from rpo.runs.keeping import Keeper
         from rpo.training.loop import Trainer
         from rpo.training.validation import Validator
 
+        if not self.resumes:
+            learns = learner_class(self.config.training.weights)
+            for remark in learns.remarks(method.backbone, self.config):
+                yield self._log(folder, Notice(remark))
         tensors, state = folder.load_data(), folder.load_last()
         if state is None:
             folder.rewind(labelled=tensors is not None)
@@ -377,9 +380,7 @@ class Job:
     def _close(self, folder: RunFolder) -> list[PhaseDone]:
         """Books the phases' costs and writes the report."""
         phases = [
-            self._log(
-                folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb)
-            )
+            self._log(folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb))
             for name, cost in self.meter.costs.items()
         ]
         self.meter.costs.clear()

@@ -6,11 +6,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rpo.runs.background import Background
 from rpo.events import Validated
-from rpo.runs.result import drawing
-from rpo.runs.folder import RunFolder
 from rpo.models.sampling import solver_name
+from rpo.runs.background import Background
+from rpo.runs.folder import RunFolder
+from rpo.runs.result import drawing
 
 if TYPE_CHECKING:
     from rpo.training.loop import Trainer

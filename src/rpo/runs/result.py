@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
-from rpo.runs.meter import naming_exhausted_memory
 from rpo.models.resolve import resolve_model
 from rpo.runs.folder import REPORT, RunFolder, as_pictures
+from rpo.runs.meter import naming_exhausted_memory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,12 +47,25 @@ def drawing(config: Config) -> dict[str, Any]:
     }
 
 
+def quantisation_remark(config: Config) -> str:
+    """What to know of an adapter that learned on a quantised base; empty for all else."""
+    if config.quantize == "no":
+        return ""
+    return (
+        f"It learned on the base model held in {config.quantize}, with which all pictures and "
+        "rewards of its run were made. On the base model's own weights, where exports and other "
+        "programs put it, the same seeds draw visibly different pictures: "
+        "rpo generate --unquantised shows them."
+    )
+
+
 @dataclass
 class Run:
     """A finished or interrupted run, read from its folder."""
 
     path: Path
     _device: str | None = field(default=None, repr=False)
+    _unquantised: bool = field(default=False, repr=False)  # draw as exports do
 
     @property
     def folder(self) -> RunFolder:
@@ -123,7 +136,7 @@ class Run:
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
-            quantize="no" if whole else config.quantize,
+            quantize="no" if whole or self._unquantised else config.quantize,
             offload=config.offload,
         )
 
@@ -146,6 +159,7 @@ class Run:
             **{name: value for name, value in given.items() if value is not None},
             "model": self.config.model,
             "training_step": self.best_step,
+            **({"quantize": "no"} if self._unquantised else {}),
             "software": f"rpo {__version__}",
         }
 
@@ -190,7 +204,7 @@ class Run:
                 scheduler=chosen["scheduler"],
                 on_step=on_step,
             )
-            return as_pictures(backbone.decode(latents))
+            return as_pictures(backbone.decode(latents, self.config.sampling.batch_size))
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rpo.config import SETTINGS, Config, changed, for_subject, value_of
-from rpo.runs.environment import file_hash, model_files
-from rpo.errors import UserError
-from rpo.runs.result import Run
-from rpo.runs.folder import RunFolder, check_free, expanded, is_run
 from rpo.data.subject import Subject
+from rpo.errors import UserError
+from rpo.runs.environment import file_hash, model_files
+from rpo.runs.folder import RunFolder, check_free, expanded, is_run
+from rpo.runs.result import Run
 
 # A resumed run may change what no earlier step depends on; a schedule that ends depends on the steps.
 CHANGEABLE = (

@@ -159,9 +159,10 @@ class Trainer:
         if not self._computed:
             return
         computed, self._computed = self._computed, {}
-        rows = torch.stack([row for _, row in computed.values()]).tolist()
-        for (step, (names, _)), (norm, loss, *row) in zip(computed.items(), rows, strict=True):
-            event = StepDone(step, loss, norm, dict(zip(names, row, strict=True)))
+        values = iter(torch.cat([row for _, row in computed.values()]).tolist())
+        for step, (names, _) in computed.items():
+            norm, loss = next(values), next(values)
+            event = StepDone(step, loss, norm, {name: next(values) for name in names})
             self._refuse_non_finite("loss", event.loss, step)
             # The scaler leaves out a step whose scaled gradient overflowed, and lowers its scale.
             if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
@@ -239,6 +240,7 @@ class Trainer:
                 raise
         # Not in the handler: while it runs, the error's traceback holds the step's tensors.
         self.optimizer.zero_grad()
+        self._forget_unscaling()
         torch.cuda.empty_cache()
         denoiser.enable_gradient_checkpointing()
         yield Notice(
@@ -246,6 +248,12 @@ class Trainer:
             "here on; training.checkpointing=true would begin so"
         )
         self._advance()
+
+    def _forget_unscaling(self) -> None:
+        """A new scaler at the old one's scale, which refuses to unscale twice between two steps."""
+        scale, enabled = self.scaler.state_dict(), self.scaler.is_enabled()
+        self.scaler = torch.amp.GradScaler(self.backbone.device.type, enabled=enabled)
+        self.scaler.load_state_dict(scale)
 
     def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
