@@ -70,7 +70,7 @@ METHODS: dict[str, MethodFacts] = {
         ("token",),
         # The paper's rate is 0.005 for each picture of a batch.
         {"training.learning_rate": 5e-3, "training.steps": 5000, "validation.every": 250},
-        {"training.learning_rate": 5e-3, "training.steps": 400, "validation.every": 40},
+        {"training.learning_rate": 2e-2, "training.steps": 200, "validation.every": 40},
     ),
     "custom_diffusion": MethodFacts(
         "rpo.methods.custom_diffusion:CustomDiffusion",
@@ -88,7 +88,7 @@ METHODS: dict[str, MethodFacts] = {
         },
         {
             "training.learning_rate": 1e-3,
-            "training.steps": 400,
+            "training.steps": 200,
             "training.accumulate": 1,
             "dreambooth.class_images": 64,
             "textual_inversion.initializer": "[V]",

@@ -34,15 +34,27 @@ def token_names(placeholder: str, vectors: int) -> list[str]:
 
 
 def find_token(folder: Path) -> str:
-    """The name of the token that was saved in a folder, "" where there is none."""
-    from safetensors import safe_open
+    """The name of the token that was saved in a folder, "" where there is none.
+
+    Raises UserError for a damaged file.
+    """
+    from safetensors import SafetensorError, safe_open
 
     file = folder / token_file(TEXT_ENCODERS[0])
     if not file.is_file():
         return ""
-    with safe_open(str(file), framework="numpy") as opened:
-        (name,) = opened.keys()
+    try:
+        with safe_open(str(file), framework="numpy") as opened:
+            (name,) = opened.keys()
+    except (OSError, SafetensorError, ValueError) as error:
+        raise damaged(file, error) from error
     return name
+
+
+def damaged(file: Path, error: Exception) -> UserError:
+    """What to say of a saved file that cannot be read."""
+    reason = " ".join(str(error).split())
+    return UserError(f"{file}: cannot be read ({reason}); finish the run with --resume")
 
 
 def loading_lines(folder: Path, place: str) -> list[str]:
@@ -91,10 +103,7 @@ def read_attention(folder: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(str(folder / ATTENTION_FILE))
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{folder / ATTENTION_FILE}: cannot be read ({reason}); finish the run with --resume"
-        ) from error
+        raise damaged(folder / ATTENTION_FILE, error) from error
     return {projection_of(key): tensor for key, tensor in tensors.items() if tensor.numel()}
 
 

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from rpo.config import Config
 from rpo.data.prompts import Prompt
 from rpo.errors import UserError
-from rpo.exports.token_files import token_file, token_names, tokenizer_of
+from rpo.exports.token_files import damaged, token_file, token_names, tokenizer_of
 from rpo.learners.learner import Learner
 from rpo.learners.sharing import sharing_copy
 from rpo.models.backbone import Backbone, encode_once
@@ -88,10 +88,7 @@ def read_tokens(folder: Path, text_encoders: Sequence[str]) -> tuple[str, dict[s
         try:
             ((placeholder, rows[name]),) = load_file(str(file)).items()
         except (OSError, SafetensorError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{file}: cannot be read ({reason}); finish the run with --resume"
-            ) from error
+            raise damaged(file, error) from error
     return placeholder, rows
 
 
@@ -155,8 +152,10 @@ class Token(Learner):
         return self.backbone.denoiser
 
     def _read(self, folder: Path) -> None:
-        """The tokens that were saved."""
+        """The tokens that were saved, which learn no more."""
         self._add(*read_tokens(folder, self.backbone.family.text_encoders))
+        for rows in self.rows.values():
+            rows.requires_grad_(False)
 
     def _add(self, placeholder: str, rows: Mapping[str, Tensor]) -> None:
         """Makes the text side anew, with a token for each of the (K, D) rows of each encoder."""

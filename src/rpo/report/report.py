@@ -272,6 +272,7 @@ def _usage(run: Run, subject: str) -> str:
     how, size = drawing(run.config), run.config.resolution
     best, adapter = path + "/best", run.config.training.weights != "full"
     token = find_token(run.best)
+    told = f"a {token} {run.config.noun} on the Moon" if token else prompt
     base = run.config.model if run.config.model != EMBEDDED else str(resolve_model(EMBEDDED))
     opened = (
         "from diffusers import DiffusionPipeline\n\n"
@@ -287,7 +288,7 @@ def _usage(run: Run, subject: str) -> str:
         + (f"pipeline.load_lora_weights({best!r})\n" if adapter and not token else "")
         + "".join(f"{line}\n" for line in loading_lines(run.best, best))
         + "image = pipeline(\n"
-        f'    "{prompt.replace(run.config.identifier, token) if token else prompt}",\n'
+        f'    "{told}",\n'
         f"    num_inference_steps={how['steps']},\n"
         f"    guidance_scale={how['guidance_scale']},\n"
         + (f"    height={size},\n    width={size},\n" if size else "")
