@@ -301,7 +301,7 @@ def test_the_exported_pipeline_draws_the_same(run: rpo.Run, tmp_path: Path) -> N
     assert "Name the subject as `<v> dog`: `a photo of <v> dog`." in card
     assert "Custom Diffusion ([arXiv 2212.04488]" in card
     for to in ("lora", "kohya", "comfyui"):
-        with pytest.raises(UserError, match=f"--to {to}: .* taught a new token"):
+        with pytest.raises(UserError, match=f"--to {to}: .* taught a new token.*--to diffusers$"):
             rpo.export(run, to, tmp_path / to)
 
 

@@ -159,6 +159,7 @@ def test_adapter_formats_are_refused_in_a_line(run: rpo.Run, to: str, tmp_path: 
     with pytest.raises(UserError, match=f"--to {to}: .* taught a new token") as error:
         rpo.export(run, to, tmp_path / "export")
     assert "\n" not in str(error.value)
+    assert "learned_embeds.safetensors among the embeddings of A1111 or ComfyUI" in str(error.value)
     assert not (tmp_path / "export").exists()
 
 

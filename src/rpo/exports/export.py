@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
-from rpo.exports.token_files import find_token, insert_token
+from rpo.exports.token_files import find_token, insert_token, token_file
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
 
@@ -94,7 +94,7 @@ def check(
     if to != "diffusers" and find_token(run.best):
         raise UserError(
             f"--to {to}: {run.path} taught a new token, so there is no adapter to export; use --to "
-            "diffusers"
+            f"diffusers{_as_embedding(run.best)}"
         )
     if to != "diffusers" and not _is_adapter(run):
         raise UserError(
@@ -102,6 +102,15 @@ def check(
             "use --to diffusers"
         )
     return folder
+
+
+def _as_embedding(best: Path) -> str:
+    """What A1111 and ComfyUI can do with a token's file of a single text encoder."""
+    names = {file.name for file in best.glob("*.safetensors")}
+    if names != {token_file("text_encoder")}:
+        return ""
+    (name,) = names
+    return f", or put {best / name} among the embeddings of A1111 or ComfyUI, which read it"
 
 
 def _is_adapter(run: Run) -> bool:
