@@ -38,6 +38,8 @@ def save_original(pipeline: Any, file: Path, **more: Any) -> Path:
     kind = type(pipeline).__name__
     if kind == "StableDiffusion3Pipeline":
         weights = _sd3(pipeline)
+    elif kind == "ZImagePipeline":  # as ComfyUI's; the other parts are files of their own
+        weights = _under("model.diffusion_model.", _z_image(pipeline.transformer))
     else:
         weights = _under("model.diffusion_model.", _unet(pipeline.unet))
         if kind == "StableDiffusionXLPipeline":
@@ -253,3 +255,23 @@ def _sd3(pipeline: Any) -> Weights:
         t5.pop("encoder.embed_tokens.weight", None)  # the same as "shared"
         weights |= _under("text_encoders.t5xxl.transformer.", t5)
     return weights
+
+
+def _z_image(transformer: Any) -> Weights:
+    found = {}
+    for name, weight in transformer.state_dict().items():
+        for theirs, ours in {
+            "x_embedder": "all_x_embedder.2-1",
+            "final_layer": "all_final_layer.2-1",
+            "attention.out": "attention.to_out.0",
+            "attention.q_norm": "attention.norm_q",
+            "attention.k_norm": "attention.norm_k",
+        }.items():
+            name = name.replace(ours, theirs)
+        if name.endswith(".attention.to_q.weight"):
+            block = name.removesuffix("to_q.weight")
+            parts = [transformer.state_dict()[f"{block}to_{part}.weight"] for part in "qkv"]
+            found[f"{block}qkv.weight"] = torch.cat(parts)
+        elif not name.endswith((".attention.to_k.weight", ".attention.to_v.weight")):
+            found[name] = weight
+    return found

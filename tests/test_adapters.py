@@ -25,7 +25,7 @@ from rpo.learners.lora import NAME, adapted, is_adapted
 from rpo.models.backbone import Backbone
 from rpo.quiet import quiet
 
-KINDS = ["epsilon", "v_prediction", "sdxl", "sd3", "flux-dev"]
+KINDS = ["epsilon", "v_prediction", "sdxl", "sd3", "flux-dev", "z-image"]
 
 
 @pytest.fixture(scope="module")

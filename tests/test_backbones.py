@@ -29,7 +29,7 @@ from rpo.quiet import quiet
 from rpo.runs.folder import RunFolder
 
 SDXL = ["sdxl", "sdxl-encoding-the-empty-prompt"]
-FLOWS = ["sd3", "sd3-without-t5", "flux-dev", "flux-schnell"]
+FLOWS = ["sd3", "sd3-without-t5", "flux-dev", "flux-schnell", "z-image"]
 NEW = SDXL + FLOWS  # Stable Diffusion 1.x and 2.x are in test_backbone.py and test_sampling.py
 PROMPTS = ["a [V] dog", "a dog on the Moon", "a green dog"]
 SEEDS = [11, 3, 2**62]
@@ -79,8 +79,8 @@ def test_flow_noise_and_target_are_those_of_diffusers(kind: str) -> None:
     torch.testing.assert_close(x, latents, rtol=0, atol=1e-6)
 
 
-# By hand: ln 3; 0.5 + (1.15 - 0.5) * (16 - 4) / (64 - 4); ln 1.
-LOCATIONS = {"sd3": math.log(3), "flux-dev": 0.63, "flux-schnell": 0.0}
+# By hand: ln 3; 0.5 + (1.15 - 0.5) * (16 - 4) / (64 - 4); ln 1; ln 6.
+LOCATIONS = {"sd3": math.log(3), "flux-dev": 0.63, "flux-schnell": 0.0, "z-image": math.log(6)}
 
 
 @pytest.mark.parametrize("kind", LOCATIONS)
@@ -131,6 +131,15 @@ def test_prompts_are_encoded_as_by_the_stock_pipeline(kind: str) -> None:
         options = {"do_classifier_free_guidance": False, **stock_options(kind)}
         tokens, _, pooled, _ = stock.encode_prompt(texts, None, None, **options)
         assert (tokens[:, -256:] == 0).all() == (kind == "sd3-without-t5")
+    elif kind == "z-image":
+        stock = backbone.pipeline(backbone.denoiser)
+        rows, _ = stock.encode_prompt([*texts], **stock_options(kind))  # which changes the list
+        ours = backbone.encode_prompts(texts)
+        assert ours.lengths.tolist() == [len(row) for row in rows] == [10, 20, 14, 3, 20]
+        for k, row in enumerate(rows):
+            torch.testing.assert_close(ours.tokens[k, : len(row)], row, rtol=0, atol=1e-5)
+            assert (ours.tokens[k, len(row) :] == 0).all()
+        return
     else:
         stock = backbone.pipeline(backbone.denoiser)
         encoded = stock.encode_prompt(texts, do_classifier_free_guidance=True)
@@ -155,7 +164,7 @@ def test_pictures_are_those_of_the_stock_pipeline(kind: str, guidance_scale: flo
     if kind.startswith("sdxl"):
         stock.scheduler = make_solver(backbone, "dpm++")
     expected = stock(
-        PROMPTS,
+        [*PROMPTS],  # Z-Image's pipeline changes the list
         height=RESOLUTION,
         width=RESOLUTION,
         latents=stock._pack_latents(noise, 3, *LATENT_SHAPE) if flux else noise,
@@ -191,7 +200,7 @@ def test_pictures_are_those_of_the_stock_pipeline(kind: str, guidance_scale: flo
     torch.testing.assert_close(together, drawn[[2, 0, 1]], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux-dev"])
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux-dev", "z-image"])
 def test_latents_decode_as_in_the_stock_pipeline(kind: str) -> None:
     backbone = backbone_of(kind)
     stock = backbone.pipeline(backbone.denoiser)
@@ -205,7 +214,7 @@ def test_latents_decode_as_in_the_stock_pipeline(kind: str) -> None:
         "width": RESOLUTION,
         "latents": stock._pack_latents(noise, 1, *LATENT_SHAPE) if flux else noise,
         "num_inference_steps": 1,
-        "guidance_scale": 1.0,
+        "guidance_scale": backbone.family.unguided,
         **stock_options(kind),
     }
     picture = stock(PROMPTS[0], output_type="pt", **options).images
@@ -215,7 +224,7 @@ def test_latents_decode_as_in_the_stock_pipeline(kind: str) -> None:
         backbone.encode_prompts(PROMPTS[:1]),
         SEEDS[:1],
         steps=1,
-        guidance_scale=1.0,
+        guidance_scale=backbone.family.unguided,
     )
     torch.testing.assert_close(backbone.decode(latents), picture, rtol=0, atol=1e-4)
 
@@ -282,10 +291,54 @@ def test_fluxs_error_is_measured_at_guidance_one() -> None:
     assert not torch.allclose(said(1.0), said(3.5), atol=1e-3)  # it does listen
 
 
+# 5, 31 and 39 tokens: Z-Image fills rows up to 32 or 64, so here one batch holds both lengths.
+UNEQUAL = ["x" * 2, "a dog on the Moon in a b [V] d", "a dog on the Moon in a black suit ab"]
+
+
+def test_prompts_of_unequal_lengths_stay_apart_in_one_batch() -> None:
+    """z-image's answer is what the stock transformer says of each picture and prompt alone."""
+    backbone = backbone_of("z-image")
+    conditions = backbone.encode_prompts(UNEQUAL)
+    assert conditions.lengths.tolist() == [5, 31, 39]
+    noisy, timesteps = normal(3, *LATENT_SHAPE), torch.tensor([10.0, 500.0, 990.0])
+    together = backbone.predict(backbone.denoiser, noisy, timesteps, conditions)
+    for k, length in enumerate([5, 31, 39]):
+        # By the pipeline's own lines: time is (1000 - t) / 1000, the answer's sign is turned.
+        alone = backbone.denoiser(
+            [noisy[k].unsqueeze(1)],
+            torch.tensor([(1000 - timesteps[k].item()) / 1000]),
+            [conditions.tokens[k, :length]],
+        ).sample[0]
+        torch.testing.assert_close(together[k], -alone.squeeze(1), rtol=0, atol=1e-5)
+    # What lies beyond a prompt's own tokens is never read.
+    conditions.tokens[0, 5:] = 100.0
+    again = backbone.predict(backbone.denoiser, noisy, timesteps, conditions)
+    torch.testing.assert_close(again, together, rtol=0, atol=0)
+
+
+def test_z_images_guidance_is_counted_as_by_its_pipeline() -> None:
+    """v = v(prompt) + s (v(prompt) - v("")), so that s = 0 is the prompt alone."""
+    backbone = backbone_of("z-image")
+    conditions, noise = backbone.encode_prompts(PROMPTS[:1]), initial_noise(LATENT_SHAPE, SEEDS[:1])
+    draws = {
+        scale: sample(
+            backbone, backbone.denoiser, conditions, SEEDS[:1], steps=1, guidance_scale=scale
+        )
+        for scale in (0.0, 3.0)
+    }
+    start, nothing = torch.tensor(1000.0), backbone.unconditional()
+    with torch.no_grad():
+        said = backbone.predict(backbone.denoiser, noise, start, conditions)
+        unsaid = backbone.predict(backbone.denoiser, noise, start, nothing)
+    torch.testing.assert_close(draws[0.0], noise - said, rtol=0, atol=1e-5)
+    expected = noise - (said + 3.0 * (said - unsaid))
+    torch.testing.assert_close(draws[3.0], expected, rtol=0, atol=1e-5)
+
+
 # --- the whole job ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "sd3", "sd3-without-t5", "flux-dev", "flux-schnell"])
+@pytest.mark.parametrize("kind", ["sdxl", *FLOWS])
 def test_the_whole_job(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     world = make_world(tmp_path, kind)
     more = {"resolution": RESOLUTION, "validation.keep": "last"}  # or step 0 might be the best
@@ -368,13 +421,14 @@ def test_schedulers_of_another_kind_are_refused() -> None:
 
 
 def test_resolutions_that_the_transformers_cannot_read_are_refused() -> None:
-    for kind in ("sd3", "flux-dev"):  # 2 pixels a latent cell, 2 cells a token
+    for kind in ("sd3", "flux-dev", "z-image"):  # 2 pixels a latent cell, 2 cells a token
         refused("resolution must be a multiple of 4, not 18", tiny_pipeline(kind), 18)
     refused("resolution must be at most 32 for this model, not 36", tiny_pipeline("sd3"), 36)
     assert Backbone(tiny_pipeline("sd3"), "cpu", 32).latent_shape == (4, 16, 16)
     assert Backbone(tiny_pipeline("sd3"), "cpu").resolution == RESOLUTION
     # FLUX's files name no size: 128 latent cells, 1024 pixels with the real autoencoder.
     assert Backbone(tiny_pipeline("flux-dev"), "cpu").latent_shape == (4, 128, 128)
+    refused("resolution must be at most 512 for this model, not 516", tiny_pipeline("z-image"), 516)
 
 
 def test_long_prompts() -> None:
@@ -390,6 +444,8 @@ def test_long_prompts() -> None:
         assert torch.equal(conditions.pooled[0], conditions.pooled[1])
     with pytest.raises(UserError, match="has 41 tokens and the model reads 40"):
         backbone_of("sd3-without-t5").encode_prompts(["x" * 39])
+    with pytest.raises(UserError, match="has 41 tokens and the model reads 40"):
+        backbone_of("z-image").encode_prompts(["a dog", "x" * 38])  # and 3 marks
 
 
 def test_solvers_of_another_process_are_refused() -> None:

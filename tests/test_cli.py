@@ -26,11 +26,11 @@ import rpo
 from rpo.cli import commands as cli
 from rpo.cli import console
 from rpo.config import SETTINGS
-from rpo.config.presets import PRESETS
 from rpo.data import bundled
 from rpo.errors import UserError
 from rpo.events import Progress, StepDone, Validated
 from rpo.models import resolve as models
+from rpo.models.resolve import known_presets
 from rpo.runs.result import load_run
 
 
@@ -334,7 +334,7 @@ def test_settings_lists_all_of_them(
         ]
         assert setting.help in line
         assert str(setting.default) in line
-    for preset in PRESETS:
+    for preset in known_presets().settings:
         assert f"--preset {preset}: " in out
     assert "  validation.patience = 3" in out
 

@@ -54,6 +54,22 @@ def test_saved_by_name(pooled) -> None:
         Conditions.from_tensors({"tokens": TOKENS, "other": TOKENS})
 
 
+def test_lengths_stay_with_their_rows_whatever_the_numbers_become() -> None:
+    lengths = torch.tensor([3, 1, 2, 3])
+    whole = Conditions(TOKENS, lengths=lengths)
+    assert torch.equal(whole[torch.tensor([3, 1])].lengths, lengths[[3, 1]])
+    assert torch.equal(whole[1:2].expand(3).lengths, torch.tensor([1, 1, 1]))
+    joined = Conditions.cat([whole[2:], whole[:1]])
+    assert torch.equal(joined.lengths, lengths[[2, 3, 0]])
+    with pytest.raises(ValueError, match="different model families"):
+        Conditions.cat([whole, Conditions(TOKENS)])
+    assert set(whole.tensors()) == {"tokens", "lengths"}
+    assert torch.equal(Conditions.from_tensors(whole.tensors()).lengths, lengths)
+    moved = whole.to(torch.bfloat16).to("meta")
+    assert moved.tokens.dtype == torch.bfloat16
+    assert moved.lengths is lengths  # on the CPU, where rows are cut
+
+
 def test_moves() -> None:
     moved = Conditions(TOKENS, POOLED).to("meta")
     assert moved.tokens.device.type == moved.pooled.device.type == "meta"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,6 @@ from rpo.config import (
     TrainingConfig,
     ValidationConfig,
     changed,
-    default_preset,
     for_subject,
     from_toml,
     given,
@@ -23,11 +24,14 @@ from rpo.config import (
     value_of,
     values_of,
 )
-from rpo.config.presets import PRESET_HELP, PRESETS
 from rpo.errors import UserError
+from rpo.models.resolve import known_presets
 
+KNOWN = known_presets()
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "dreambooth.class_images": 5,
+    "dreambooth.prior_weight": 0.5,
     "online.weight": 2.5,
     "online.lambda_online": 0.3,
     "online.start": 7,
@@ -89,8 +93,6 @@ OTHER = {
     "validation.scheduler": "ddim",
     "validation.keep": "last",
     "validation.patience": 2,
-    "dreambooth.class_images": 7,
-    "dreambooth.prior_weight": 0.25,
     "textual_inversion.vectors": 3,
     "textual_inversion.initializer": "sks",
 }
@@ -154,8 +156,8 @@ def test_toml_is_complete_and_replayable_over_any_preset(tmp_path: Path) -> None
         assert f"# {setting.help}\n" in text
     file = tmp_path / "Übung 1.toml"
     file.write_text(text, encoding="utf-8")
-    for preset in PRESETS:
-        assert load_config(preset, file) == config
+    for preset in KNOWN.settings:
+        assert load_config(preset, file, known=KNOWN) == config
 
 
 def test_what_a_toml_leaves_out_is_the_default() -> None:
@@ -202,8 +204,6 @@ def test_fields_take_sections_and_none_means_not_given(tmp_path: Path) -> None:
 
 
 def test_without_a_preset_the_model_decides(tmp_path: Path) -> None:
-    assert default_preset("emojiland") == "emojiland"
-    assert default_preset("org/name") == "paper"
     assert load_config() == load_config("emojiland") != Config()
     assert load_config(model="org/name") == Config(model="org/name")
     assert load_config(overrides=["model=org/name"]) == Config(model="org/name")
@@ -216,27 +216,37 @@ def test_a_family_brings_its_own_guidance_and_steps(tmp_path: Path) -> None:
     """The preset is taken by the folder; what was given explicitly, and a saved file, win."""
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     three = str(tmp_path)
-    config = load_config(model=three)
+    config = load_config(model=three, known=KNOWN)
     assert (config.sampling.steps, config.sampling.guidance_scale) == (28, 5.0)
     assert (config.validation.steps, config.validation.guidance_scale) == (20, 5.0)
     plain = {"sampling.steps": 50, "sampling.guidance_scale": 7.5, "validation.guidance_scale": 7.5}
     assert changed(config, plain) == Config(model=three)
-    assert load_config("paper", model=three) == Config(model=three)
-    assert load_config("early-stop", model=three).sampling.guidance_scale == 5.0
-    given = load_config(model=three, overrides=["sampling.guidance_scale=2"])
+    assert load_config("paper", model=three, known=KNOWN) == Config(model=three)
+    early = load_config("early-stop", model=three, known=KNOWN)
+    assert early.sampling.guidance_scale == 5.0
+    given = load_config(model=three, overrides=["sampling.guidance_scale=2"], known=KNOWN)
     assert (given.sampling.guidance_scale, given.validation.guidance_scale) == (2.0, 5.0)
     file = tmp_path / "config.toml"
     for saved in (given, Config(model=three)):
         file.write_text(to_toml(saved), encoding="utf-8")
-        assert load_config(file=file) == saved
-    schnell = load_config("flux-schnell", model=three)
+        assert load_config(file=file, known=KNOWN) == saved
+    schnell = load_config("flux-schnell", model=three, known=KNOWN)
     assert (schnell.sampling.steps, schnell.sampling.guidance_scale) == (4, 0.0)
-    assert load_config("flux", model=three).validation.guidance_scale == 3.5
+    assert load_config("flux", model=three, known=KNOWN).validation.guidance_scale == 3.5
+
+
+def test_the_settings_know_neither_the_models_nor_pytorch() -> None:
+    code = (
+        "import sys; from rpo.config import load_config; load_config(); load_config(model='a/b');"
+        "print([name for name in sys.modules if name.startswith(('rpo.models', 'torch'))])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
 
 
 def test_every_preset_has_one_clause_of_help() -> None:
-    assert list(PRESET_HELP) == list(PRESETS)
-    assert all(text and "." not in text and "\n" not in text for text in PRESET_HELP.values())
+    assert list(KNOWN.help) == list(KNOWN.settings)
+    assert all(text and "." not in text and "\n" not in text for text in KNOWN.help.values())
 
 
 def test_a_whole_config_is_the_base_and_fields_change_single_settings() -> None:
@@ -268,10 +278,10 @@ def test_the_subject_fills_what_the_settings_leave_open() -> None:
         for_subject(Config(noun="cat"), "dog", "live")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", KNOWN.settings)
 def test_every_preset_is_valid_and_changes_what_it_says(preset: str) -> None:
-    config = load_config(preset)
-    for section, values in PRESETS[preset].items():
+    config = load_config(preset, known=KNOWN)
+    for section, values in KNOWN.settings[preset].items():
         for name, value in values.items():
             assert getattr(getattr(config, section), name) == value
 
@@ -354,10 +364,12 @@ def test_a_wrong_override_is_quoted_with_the_remedy(override: str, message: str)
 def test_unknown_field_and_preset_list_near_matches() -> None:
     with pytest.raises(UserError, match="unknown setting 'modell'; did you mean model"):
         load_config(modell="emojiland")
+    with pytest.raises(UserError, match="unknown setting 'presets'"):
+        load_config(presets="lora")
     with pytest.raises(UserError, match="unknown preset 'earlystop'; did you mean early-stop"):
         load_config("earlystop")
     with pytest.raises(UserError, match="choose from paper, emojiland, sd3"):
-        load_config("q")
+        load_config("q", known=KNOWN)
 
 
 @pytest.mark.parametrize(

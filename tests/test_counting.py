@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rpo.config import Config, changed, given
+from rpo.models.resolve import known_presets
 from rpo.planning import recorded
 from rpo.planning.architectures import BUILT_IN, Part, load_architecture
 from rpo.planning.counting import RPO, Counter, Passes, TrainedWeights
@@ -57,7 +58,7 @@ def test_no_plan_of_a_built_in_model_counts(model: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Part, "build", build)
     architecture = load_architecture(model)
-    config = changed(Config(), given(architecture.preset) | {"model": model})
+    config = changed(Config(), given(architecture.preset, known=known_presets()) | {"model": model})
     estimator = Estimator(architecture, config, 8, 8)
     assert estimator.parts()["denoiser"] > 8e8
     plans = [make_plan(estimator, config, RATE, size * 1e9) for size in (1, 4, 8, 16, 24, 48, 1000)]

@@ -35,6 +35,7 @@ from rpo.exports.export import DTYPES, check_push, export, push
 from rpo.exports.lora_file import read_adapter
 from rpo.exports.lora_names import ADAPTER_FILE, place_of
 from rpo.models.backbone import Backbone
+from rpo.models.resolve import known_presets
 from rpo.models.sampling import sample
 from rpo.quiet import quiet
 from rpo.runs.environment import model_files
@@ -50,8 +51,9 @@ TARGETS = {
     "sdxl": ["attn1.to_v", "attn2.to_k", "attn1.to_out.0", "proj_in", "ff.net.2", "conv_shortcut"],
     "sd3": [*ATTENTION, "add_q_proj", "add_k_proj", "to_add_out", "ff.net.2"],  # no add_v_proj
     "flux-dev": [*ATTENTION, "proj_mlp", "add_q_proj", "add_k_proj", "add_v_proj"],
+    "z-image": [*ATTENTION, "w1", "w2", "w3", "layers.0.adaLN_modulation.0"],
 }
-UNETS, TRANSFORMERS = ("epsilon", "sdxl"), ("sd3", "flux-dev")
+UNETS, TRANSFORMERS = ("epsilon", "sdxl"), ("sd3", "flux-dev", "z-image")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def make_run(root: Path, kind: str, **more: Any) -> RunFolder:
         "models": {"pipeline": {"name": str(base), "files": model_files(base)}},
         **more,
     }
-    config = load_config(None, None, ["noun=dog"], model=str(base))
+    config = load_config(None, None, ["noun=dog"], model=str(base), known=known_presets())
     return RunFolder.create(root / "meine Läufe" / "rex-1", config, environment)
 
 
@@ -393,6 +395,7 @@ def test_precision(adapter: Callable[..., Trained], tmp_path: Path, dtype: str) 
         ("sdxl", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
         ("sd3", "sd3", "stable-diffusion-3/lora"),
         ("flux-dev", "flux1", "flux-1-dev/lora"),
+        ("z-image", "z_image", "z-image/lora"),
     ],
 )
 def test_metadata(

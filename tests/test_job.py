@@ -33,6 +33,7 @@ from rpo.config import Config, load_config
 from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import Drawn, Labelled, Progress, Started, StepDone, Validated
+from rpo.models.resolve import known_presets
 from rpo.runs.result import drawing, load_run
 from rpo.training.stopping import KeepBest
 
@@ -258,7 +259,9 @@ def test_a_config_keeps_its_settings_beside_a_field(world: World, tmp_path: Path
 
 
 def load_config_of(world: World) -> Config:
-    return load_config(overrides=world.settings(), model=str(world.model), noun="dog")
+    return load_config(
+        overrides=world.settings(), model=str(world.model), noun="dog", known=known_presets()
+    )
 
 
 # --- resuming ----------------------------------------------------------------------------

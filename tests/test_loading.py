@@ -21,6 +21,7 @@ import rpo
 from rpo.errors import UserError
 from rpo.models.backbone import Backbone
 from rpo.models.loading import load_pipeline
+from rpo.models.resolve import base_preset
 from rpo.models.sampling import initial_noise, sample
 from rpo.quiet import quiet
 
@@ -58,6 +59,23 @@ def test_a_single_file_loads_as_the_folder_does(
     texts = ["a [V] dog", ""]
     same = Backbone(original, "cpu", RESOLUTION).encode_prompts(texts).tokens
     assert torch.equal(backbone.encode_prompts(texts).tokens, same)
+
+
+def test_a_z_image_file_and_the_folder_beside_it(tmp_path: Path) -> None:
+    original = tiny_pipeline("z-image")
+    file = save_original(original, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="base model or the distilled Turbo.* or `hf download"):
+        load_pipeline(file)
+    assert base_preset(str(file)) == "paper"
+    save_tiny(tmp_path / "m", "z-image", seed=1)
+    loaded, other = load_pipeline(file), tiny_pipeline("z-image", seed=1)
+    for part, source in (("transformer", original), ("vae", other), ("text_encoder", other)):
+        state, expected = getattr(loaded, part).state_dict(), getattr(source, part).state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in expected), part
+    assert base_preset(str(file)) == "z-image"
+    change_json(tmp_path / "m" / "scheduler" / "scheduler_config.json", shift=3.0)
+    assert base_preset(str(file)) == base_preset(str(tmp_path / "m")) == "z-image-turbo"
 
 
 def test_half_precision_and_parts_from_the_folder_beside(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 from rpo.errors import UserError
 from rpo.exports.lora_file import Adapter, Layer
 from rpo.exports.lora_names import Place, kohya_key, obstacle, place_of
+from rpo.models.families.facts import QKV
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 SD3, FLUX = "StableDiffusion3Pipeline", "FluxPipeline"
@@ -198,6 +199,17 @@ def test_flux_is_read_back_by_diffusers() -> None:
         torch.testing.assert_close(up @ (down @ x), expected, rtol=1e-4, atol=1e-3)
 
 
+def test_z_image_block() -> None:
+    """As ComfyUI's z_image_to_diffusers (comfy/utils.py) has them."""
+    ours = {
+        "layers.7.attention.to_k": Place("layers.7.attention.qkv", 1, QKV),
+        "noise_refiner.1.attention.to_out.0": Place("noise_refiner.1.attention.out"),
+        "context_refiner.0.feed_forward.w3": Place("context_refiner.0.feed_forward.w3"),
+        "layers.0.adaLN_modulation.0": Place("layers.0.adaLN_modulation.0"),
+    }
+    assert {layer: place_of("ZImagePipeline", layer) for layer in ours} == ours
+
+
 @pytest.mark.parametrize(
     ("pipeline", "layer"),
     [
@@ -206,6 +218,8 @@ def test_flux_is_read_back_by_diffusers() -> None:
         (SD3, "transformer_blocks.0.norm1.linear"),
         (SD3, "context_embedder"),
         (FLUX, "x_embedder"),
+        ("ZImagePipeline", "all_x_embedder.2-1"),
+        ("AnotherPipeline", "layers.0.attention.to_q"),
         (FLUX, "transformer_blocks.0.attn.norm_q"),
         ("AnyPipeline", "transformer_blocks.0.attn.to_q"),
     ],

@@ -215,7 +215,7 @@ def test_the_rewards_gradient_agrees_with_finite_differences(world: World) -> No
         pictures = (backbone.vae.decode(encoded).sample / 2 + 0.5).clamp(0, 1)
         seen = moved(pictures, shifts, mirrored)
         encoder = method.task.reward.encoder
-        features = encoder._family.image(encoder.model, encoder._preprocess(seen))
+        features = encoder._tower.image(encoder.model, encoder._preprocess(seen))
         photos = method.task.reward.references.double()
         texts = method.task.reward._encode_texts([p.plain for p in PROMPTS]).double()
         features = features / features.norm(dim=1, keepdim=True)

@@ -19,7 +19,7 @@ from rpo.cli import commands as cli
 from rpo.config import load_config
 from rpo.errors import UserError
 from rpo.models.backbone import Backbone
-from rpo.models.resolve import resolve_model
+from rpo.models.resolve import known_presets, resolve_model
 from rpo.planning.architectures import BUILT_IN, load_architecture
 from rpo.planning.estimate import OVERHEAD, Choice, Estimator, Phase, moment_bytes
 from rpo.planning.footprint import parameter_count
@@ -93,11 +93,13 @@ def test_a_hub_id_that_is_not_here_is_built_in() -> None:
     assert load_architecture("sd15").hub_id == found.hub_id
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sdxl", "sd3", "sd3-without-t5", "flux-dev"])
+@pytest.mark.parametrize(
+    "kind", ["epsilon", "sdxl", "sd3", "sd3-without-t5", "flux-dev", "z-image"]
+)
 def test_every_family_is_planned_from_its_folder(kind: str, tmp_path: Path, world: World) -> None:
     folder = save_tiny(tmp_path / "ein Modell", kind)
     backbone = Backbone.load(folder, device="cpu")
-    config = load_config(model=str(folder))
+    config = load_config(model=str(folder), known=known_presets())
     shape = load_architecture(str(folder), str(world.reward))
     found = Estimator(shape, config, 2, 2)
     assert found.counter.latent_shape == backbone.latent_shape

@@ -67,19 +67,22 @@ def test_whole_models(kind: str, pipeline: str, reference: str, tmp_path: Path) 
     found = recognise(save_original(tiny_pipeline(kind), tmp_path / "model.safetensors"))
     assert (found.pipeline, found.reference) == (pipeline, reference)
     assert (found.lacking, found.left_out) == ((), ())
-    assert found.guided
+    assert found.preset == ("sd3" if kind == "sd3" else "paper")
     assert (found.prediction, found.zero_snr) == (None, False)
 
 
 def test_flux_names(tmp_path: Path) -> None:
     found = header(tmp_path, {**FLUX, **GUIDED})
-    assert (found.pipeline, found.guided) == ("FluxPipeline", True)
+    assert (found.pipeline, found.preset) == ("FluxPipeline", "flux")
     assert found.reference == "black-forest-labs/FLUX.1-dev"
     assert found.lacking == ("vae", "text_encoder", "text_encoder_2")
     prefixed = {f"model.diffusion_model.{name}": weight for name, weight in FLUX.items()}
     more = {"vae.x": torch.zeros(1), "text_encoders.t5xxl.x": torch.zeros(1)}
     found = header(tmp_path, {**prefixed, **more})
-    assert (found.reference, found.guided) == ("black-forest-labs/FLUX.1-schnell", False)
+    assert (found.reference, found.preset) == (
+        "black-forest-labs/FLUX.1-schnell",
+        "flux-schnell",
+    )
     assert found.lacking == ("text_encoder",)
     save_file({**FLUX, "img_in.weight": torch.zeros(2, 384)}, tmp_path / "fill.safetensors")
     message = refusal(tmp_path / "fill.safetensors")

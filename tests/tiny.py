@@ -16,12 +16,16 @@ from diffusers import (
     PNDMScheduler,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -53,6 +57,21 @@ def tiny_t5_tokenizer() -> T5Tokenizer:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     letters = [(chr(code), -3.0) for code in range(33, 127)]
     return T5Tokenizer(vocab=special + letters, extra_ids=0, model_max_length=TOKENS)
+
+
+def tiny_chat_tokenizer() -> Qwen2Tokenizer:
+    """One token a printable ASCII character, three marks around a prompt."""
+    letters = [chr(code) for code in range(33, 127)]
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: index for index, word in enumerate(["Ġ", *letters, *marks])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
+    tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
+    tokenizer.add_tokens("[V]")
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    return tokenizer
 
 
 def _clip_config(width: int) -> CLIPTextConfig:
@@ -224,6 +243,41 @@ def _flux(guided: bool = True) -> dict[str, Any]:
     }
 
 
+def _z_image(shift: float = 6.0) -> dict[str, Any]:
+    transformer = ZImageTransformer2DModel(
+        in_channels=LATENT_SHAPE[0],
+        dim=16,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=[4, 2, 2],
+        axes_lens=[128, 128, 128],
+    )
+    with torch.no_grad():  # they begin at zero, where a mistake would not show
+        transformer.x_pad_token.normal_()
+        transformer.cap_pad_token.normal_()
+    return {
+        "transformer": transformer,
+        "vae": _vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        "text_encoder": Qwen3Model(
+            Qwen3Config(
+                vocab_size=len(tiny_chat_tokenizer()),
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                max_position_embeddings=64,
+            )
+        ),
+        "tokenizer": tiny_chat_tokenizer(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=shift),
+    }
+
+
 # What a pipeline of each kind is made of. "epsilon" has Stable Diffusion's linear schedule and
 # PNDM, "v_prediction" the cosine schedule with trailing timesteps and DDIM.
 KINDS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
@@ -235,6 +289,7 @@ KINDS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "sd3-without-t5": ("StableDiffusion3Pipeline", lambda: _sd3(t5=False)),
     "flux-dev": ("FluxPipeline", _flux),
     "flux-schnell": ("FluxPipeline", lambda: _flux(guided=False)),
+    "z-image": ("ZImagePipeline", _z_image),
 }
 
 

@@ -13,6 +13,7 @@ from rpo.config import Config, RewardConfig, for_subject, given, load_config
 from rpo.errors import UserError
 from rpo.events import Event, Started
 from rpo.exports.export import export
+from rpo.models.resolve import known_presets
 from rpo.runs.folder import RunFolder, check_free, expanded, next_free
 from rpo.runs.job import Job, Parts
 from rpo.runs.result import Run, load_run
@@ -95,7 +96,7 @@ def iterate(
 ) -> Generator[Event, None, None]:
     """The job as a generator of `rpo.events`, each of which has reached the run folder.
 
-    model: "emojiland" (the default), a folder or a hub id. preset: a name in `presets.PRESETS`, or
+    model: "emojiland" (the default), a folder or a hub id. preset: a name in `known_presets`, or
     several. out: the run folder; by default runs/<subject>-<n> in the current directory.
     resume: continue the run in `out`, or the newest unfinished one of this subject; it keeps its
     settings, of which only `resume.CHANGEABLE` ones may be given anew.
@@ -120,6 +121,7 @@ def iterate(
         "file": None if file is None else Path(file),
         "overrides": settings,
         "base": base,
+        "known": known_presets(),
         "model": model,
         "method": own.__name__ if own else method,
         **fields,

@@ -29,6 +29,7 @@ from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
 from rpo.errors import UserError
 from rpo.events import Failed, Finished, Started
+from rpo.models.resolve import known_presets
 
 if TYPE_CHECKING:
     from rpo.data.subject import Subject
@@ -161,7 +162,8 @@ def train(
     """
     from rpo.data.subject import Subject, check_folder
 
-    chosen = load_config(preset, config, settings or (), model=model, method=method)
+    presets = known_presets()
+    chosen = load_config(preset, config, settings or (), known=presets, model=model, method=method)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")

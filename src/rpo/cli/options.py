@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from rpo.config import METHODS, SETTINGS
-from rpo.config.presets import PRESET_HELP, PRESETS
+from rpo.models.resolve import known_presets
 
 Out = Annotated[
     Path | None,
     typer.Option(help="Run folder to make.", show_default="runs/NAME-N in this directory"),
 ]
-_PRESET_HELP = f"Named settings: {'; '.join(f'{name} ({PRESET_HELP[name]})' for name in PRESETS)}."
+_PRESETS = "; ".join(f"{name} ({text})" for name, text in known_presets().help.items())
+_PRESET_HELP = f"Named settings: {_PRESETS}."
 Preset = Annotated[
     str | None,
     typer.Option(

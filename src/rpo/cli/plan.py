@@ -70,21 +70,22 @@ def plan(
     from rich.console import Console
 
     from rpo.config import Config, changed, given, load_config
-    from rpo.config.presets import BASE_PRESETS
     from rpo.data.prompts import load_prompt_set
+    from rpo.models.resolve import known_presets
     from rpo.planning.architectures import load_architecture
     from rpo.planning.estimate import Estimator
     from rpo.planning.plan import make_plan
 
     memory, rate = _card(gpu_memory, gpu, tflops)
-    asked = given(preset, None, settings or (), model=model)
+    presets = known_presets()
+    asked = given(preset, None, settings or (), known=presets, model=model)
     model = asked["model"]
     architecture = load_architecture(model, asked.get("reward.model", "auto"))
-    if architecture.hub_id and preset not in BASE_PRESETS:
+    if architecture.hub_id and preset not in presets.base:
         # No files are here by which load_config could know the family.
-        config = changed(Config(), given(architecture.preset) | asked)
+        config = changed(Config(), given(architecture.preset, known=presets) | asked)
     else:
-        config = load_config(preset, None, settings or (), model=model)
+        config = load_config(preset, None, settings or (), known=presets, model=model)
     fitting = "emojiland" if model == "emojiland" else "paper"
     lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
     kind = "live" if config.subject_kind == "live" else "object"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rpo.config import METHODS, SETTINGS, load_config
-from rpo.config.presets import PRESET_HELP, PRESETS
+from rpo.models.resolve import known_presets
 
 if TYPE_CHECKING:
     from rpo.data.subject import PhotoCheck
@@ -75,9 +75,10 @@ def print_settings() -> None:
         default = str(setting.default) or '""'
         table.add_row(Text(key), Text(default), Text(setting.help + choices))
     console.print(table)
-    for name, text in PRESET_HELP.items():
+    presets = known_presets()
+    for name, text in presets.help.items():
         console.print(f"\n--preset {name}: {text}", markup=False, soft_wrap=True)
-        for section, values in PRESETS[name].items():
+        for section, values in presets.settings[name].items():
             for key, value in values.items():
                 console.print(f"  {section}.{key} = {value}", markup=False)
 

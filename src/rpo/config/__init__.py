@@ -2,7 +2,6 @@
 
 from rpo.config.loading import (
     changed,
-    default_preset,
     for_subject,
     from_toml,
     given,
@@ -13,7 +12,7 @@ from rpo.config.loading import (
     values_of,
 )
 from rpo.config.methods import METHODS
-from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS
+from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS, Presets
 from rpo.config.sections import (
     FLOW_SOLVER,
     SETTINGS,
@@ -41,13 +40,13 @@ __all__ = [
     "DreamBoothConfig",
     "LoraConfig",
     "OnlineConfig",
+    "Presets",
     "RewardConfig",
     "SamplingConfig",
     "TextualInversionConfig",
     "TrainingConfig",
     "ValidationConfig",
     "changed",
-    "default_preset",
     "for_subject",
     "from_toml",
     "given",

@@ -12,11 +12,10 @@ from typing import Any, Literal
 import tomli_w
 
 from rpo.config.methods import METHODS
-from rpo.config.presets import BASE_PRESETS, PRESETS
+from rpo.config.presets import OWN, Presets
 from rpo.config.sections import SECTIONS, SETTINGS, Config
 from rpo.config.settings import Section, Setting
 from rpo.errors import UserError, near_names
-from rpo.models.resolve import base_preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,41 +23,37 @@ else:
     import tomli as tomllib
 
 
-def default_preset(model: str) -> str:
-    """The preset that suits `model`, where the user names none."""
-    return base_preset(model)
-
-
-Presets = str | Sequence[str] | None
+PresetNames = str | Sequence[str] | None
 
 
 def load_config(
-    preset: Presets = None,
+    preset: PresetNames = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
+    known: Presets = OWN,
     **fields: Any,
 ) -> Config:
     """Merge presets < TOML `file` < `fields` < `overrides` ("training.steps=200"), over defaults.
 
     preset: one name or several, later ones over earlier ones. Under them lies what suits the
-    method, and under that, unless a preset of `BASE_PRESETS` is given, the one that suits the model
-    (`default_preset`). `fields` are Config's: a section is a mapping of what to change or a whole
-    section object; None means "not given". `base` is a complete Config that stands in the presets'
-    and the file's place.
+    method, and under that, unless a whole preset is given, the one that suits the model. `known`
+    are the presets to choose from: `rpo.models.resolve.known_presets()` has those of all model
+    families. `fields` are Config's: a section is a mapping of what to change or a whole section
+    object; None means "not given". `base` is a complete Config that stands in the presets' and the
+    file's place.
     Raises UserError for an unknown preset or setting, with near matches, and for an invalid
     value, each naming where it came from.
     """
-    names = _names(preset)
-    layers = _explicit(preset, file, overrides, base, **fields)
+    layers = _explicit(preset, file, overrides, base, known, **fields)
     if base is not None:
         return _build(layers)
-    suitable = [name for name in names if name in BASE_PRESETS]
+    suitable = [name for name in _names(preset) if name in known.base]
     if not suitable:
-        suitable = [default_preset(layers.get("model", SETTINGS["model"].default))]
+        suitable = [known.suitable(layers.get("model", SETTINGS["model"].default))]
     under: dict[str, Any] = {}
     for name in suitable:
-        under |= _checked(PRESETS[name], f"preset {name}")
+        under |= _checked(known.settings[name], f"preset {name}")
     method = layers.get("method", SETTINGS["method"].default)
     if facts := METHODS.get(method):
         if facts.learners[0] != "full":
@@ -69,35 +64,37 @@ def load_config(
     return _build(under | layers)
 
 
-def _names(preset: Presets) -> tuple[str, ...]:
+def _names(preset: PresetNames) -> tuple[str, ...]:
     return () if preset is None else (preset,) if isinstance(preset, str) else tuple(preset)
 
 
 def given(
-    preset: Presets = None,
+    preset: PresetNames = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
     base: Config | None = None,
+    known: Presets = OWN,
     **fields: Any,
 ) -> dict[str, Any]:
     """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
     layers: dict[str, Any] = {}
-    bases = [name for name in _names(preset) if name in BASE_PRESETS]
-    if bases and base is None:  # what they say of a setting may lie under what the method says
-        merged = load_config(preset, file, overrides, **fields)
-        for name in bases:
-            layers |= {key: value_of(merged, key) for key, _ in _flatten(PRESETS[name])}
-    return layers | _explicit(preset, file, overrides, base, **fields)
+    whole = [name for name in _names(preset) if name in known.base]
+    if whole and base is None:  # what they say of a setting may lie under what the method says
+        merged = load_config(preset, file, overrides, known=known, **fields)
+        for name in whole:
+            layers |= {key: value_of(merged, key) for key, _ in _flatten(known.settings[name])}
+    return layers | _explicit(preset, file, overrides, base, known, **fields)
 
 
 def _explicit(
-    preset: Presets,
+    preset: PresetNames,
     file: Path | None,
     overrides: Sequence[str],
     base: Config | None,
+    known: Presets,
     **fields: Any,
 ) -> dict[str, Any]:
-    """What is said over everything that suits model and method: `given` without base presets."""
+    """What is said over everything that suits model and method: `given` without whole presets."""
     layers: dict[str, Any] = {}
     for name in _names(preset):
         if base is not None:
@@ -105,10 +102,10 @@ def _explicit(
                 f"preset {name!r} and a Config exclude each other, as a Config sets everything; "
                 "give one, or make the Config by load_config(preset)"
             )
-        if name not in PRESETS:
-            raise UserError(f"unknown preset {name!r}; {near_names(name, PRESETS)}")
-        if name not in BASE_PRESETS:
-            layers |= _checked(PRESETS[name], f"preset {name}")
+        if name not in known.settings:
+            raise UserError(f"unknown preset {name!r}; {near_names(name, known.settings)}")
+        if name not in known.base:
+            layers |= _checked(known.settings[name], f"preset {name}")
     if base is not None:
         layers |= values_of(base)
     if file is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-# The BASE_PRESETS are whole sets of settings, one for each scale or family of base model; of the
-# families' the guidance and the steps that their publishers use. The others change a few settings:
-# they come on top of the set that suits the model.
+# The presets of no model family in particular; the families bring their own. The BASE_PRESETS are
+# whole sets of settings, one for each scale of base model. The others change a few settings: they
+# come on top of the set that suits the model.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "emojiland": {
@@ -15,28 +17,52 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reward": {"lambda_train": 0.5},
         "validation": {"guidance_scale": 5.0},
     },
-    "sd3": {
-        "sampling": {"steps": 28, "guidance_scale": 5.0},
-        "validation": {"guidance_scale": 5.0},
-    },
-    "flux": {
-        "sampling": {"steps": 28, "guidance_scale": 3.5},
-        "validation": {"guidance_scale": 3.5},
-    },
-    "flux-schnell": {
-        "sampling": {"steps": 4, "guidance_scale": 0.0},
-        "validation": {"steps": 4, "guidance_scale": 0.0},
-    },
     "early-stop": {"validation": {"patience": 3}},
     "lora": {"training": {"weights": "lora", "learning_rate": 1e-4}},
 }
-BASE_PRESETS = ("paper", "emojiland", "sd3", "flux", "flux-schnell")
+BASE_PRESETS = ("paper", "emojiland")
 PRESET_HELP = {
     "paper": "all as published, for Stable Diffusion",
     "emojiland": "larger steps and faster drawing, for the small built-in model",
-    "sd3": "as paper, with the guidance and steps customary for Stable Diffusion 3",
-    "flux": "as paper, with the guidance and steps customary for FLUX dev",
-    "flux-schnell": "as paper, unguided and in 4 steps, for FLUX schnell",
     "early-stop": "on top of the suitable one, stops three validations after the best one",
     "lora": "on top of the suitable one, trains a small adapter in place of the denoiser",
 }
+
+
+class Preset(NamedTuple):
+    """One named set: its help, a clause, and its settings by section."""
+
+    help: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Presets:
+    """The sets that there are to choose from.
+
+    Attributes:
+        settings: of each, by section.
+        help: of each, a clause.
+        base: the names of the whole ones.
+        suitable: the name of the whole one that suits a model, by the model's name.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    help: Mapping[str, str]
+    base: tuple[str, ...]
+    suitable: Callable[[str], str]
+
+
+def presets_with(families: Mapping[str, Preset], suitable: Callable[[str], str]) -> Presets:
+    """Those here and those of model families, which are whole ones."""
+    names = (*BASE_PRESETS, *families, *(name for name in PRESETS if name not in BASE_PRESETS))
+    known = {name: Preset(PRESET_HELP[name], PRESETS[name]) for name in PRESETS} | {**families}
+    return Presets(
+        settings={name: known[name].settings for name in names},
+        help={name: known[name].help for name in names},
+        base=(*BASE_PRESETS, *families),
+        suitable=suitable,
+    )
+
+
+OWN = presets_with({}, lambda model: "emojiland" if model == "emojiland" else "paper")

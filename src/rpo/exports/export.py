@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.exports.token_files import find_token, insert_token, token_file
+from rpo.models.families import FAMILIES
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
 
@@ -34,7 +35,6 @@ FORMATS = {
     "comfyui": "the adapter as ComfyUI reads it for this family of models",
 }
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-UNETS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def export(
@@ -129,7 +129,7 @@ def read_base(run: Run) -> Base:
 
     from rpo.exports.model_card import Base
     from rpo.models.resolve import configurations, resolve_model
-    from rpo.models.single_file import T5_OF_SD_3, recognise
+    from rpo.models.single_file import recognise
     from rpo.runs.environment import file_hash
 
     path = resolve_model(run.config.model)
@@ -141,7 +141,7 @@ def read_base(run: Run) -> Base:
 
     index = read("model_index.json")
     pipeline = index.get("_class_name", "")
-    denoiser = "unet" if pipeline in UNETS else "transformer"
+    denoiser = FAMILIES[pipeline].denoiser_name
     scheduler = read("scheduler/scheduler_config.json")
     if checkpoint and checkpoint.prediction:  # it overrules the configurations
         scheduler["prediction_type"] = checkpoint.prediction
@@ -152,7 +152,9 @@ def read_base(run: Run) -> Base:
         except Exception:  # whatever a stranger's front matter holds; it only tells the licence
             card = {}
     config = read(f"{denoiser}/config.json")
-    absent = [name for name in T5_OF_SD_3 if index.get(name, "") in (None, [None, None])]
+    absent = [
+        name for name in FAMILIES[pipeline].optional if index.get(name, "") in (None, [None, None])
+    ]
     absent = list(checkpoint.left_out) if checkpoint else absent
     base = Base(path, run.config.model, pipeline, config, scheduler, card, absent)
     recorded = run.folder.environment()["models"]["pipeline"]["files"]
@@ -211,8 +213,10 @@ def _save_lora(made: Export, file: Path) -> None:
     elif made.to == "comfyui":
         if adapter.is_dora:
             adapter = for_comfyui(adapter, _base_weights(base, adapter))
-        unet = base.pipeline in UNETS
-        tensors = adapter.kohya(base.pipeline, blocks) if unet else adapter.comfyui(base.pipeline)
+        if base.is_unet:
+            tensors = adapter.kohya(base.pipeline, blocks)
+        else:
+            tensors = adapter.comfyui(base.pipeline)
     else:
         tensors = adapter.kohya(base.pipeline, blocks)
     kind = getattr(torch, DTYPES[made.dtype])

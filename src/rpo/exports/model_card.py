@@ -12,7 +12,7 @@ from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, METHODS
 from rpo.data.prompts import Prompt
 from rpo.exports.lora_file import Adapter
-from rpo.models.families import FAMILIES
+from rpo.models.families import FAMILIES, Family
 from rpo.models.resolve import EMBEDDED
 from rpo.runs.result import Run, quantisation_remark
 
@@ -29,15 +29,6 @@ _SAMPLERS = {
         "dpmpp_2m",
     ),
     FLOW_SOLVER: ("", "", "Euler", "euler"),  # the pipeline has it already
-}
-# [pipeline] -> the architecture by ModelSpec's name, and the publication's implementation
-_ARCHITECTURES = {
-    "StableDiffusionXLPipeline": (
-        "stable-diffusion-xl-v1-base",
-        "https://github.com/Stability-AI/generative-models",
-    ),
-    "StableDiffusion3Pipeline": ("stable-diffusion-3", "diffusers"),
-    "FluxPipeline": ("flux-1", "https://github.com/black-forest-labs/flux"),
 }
 
 
@@ -70,17 +61,19 @@ class Base:
         return self.hub_id or Path(self.name).name
 
     @property
+    def family(self) -> type[Family]:
+        """What is particular to models of its kind."""
+        return FAMILIES[self.pipeline]
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether A1111 and kohya's layout serve it as they serve Stable Diffusion 1 to XL."""
+        return self.family.denoiser_name == "unet"
+
+    @property
     def version(self) -> str | None:
         """Kohya's ss_base_model_version; None for a model that no other tool knows."""
-        fixed = {
-            "StableDiffusionXLPipeline": "sdxl_base_v1-0",
-            "StableDiffusion3Pipeline": "sd3",
-            "FluxPipeline": "flux1",
-        }
-        if self.pipeline in fixed:
-            return fixed[self.pipeline]
-        published = {768: "sd_v1", 1024: "sd_v2"}.get(self.denoiser.get("cross_attention_dim", 0))
-        return f"{published}_v" if published and self.predicts_v else published
+        return self.family.kohya_version(self.denoiser, self.scheduler)
 
     @property
     def predicts_v(self) -> bool:
@@ -145,10 +138,7 @@ def file_metadata(export: Export) -> dict[str, str]:
     assert adapter is not None
     environment = export.run.folder.environment()
     side = environment["resolution"]
-    fallback = ("stable-diffusion-v2" if base.version == "sd_v2" else "stable-diffusion-v1",)
-    architecture, implementation = _ARCHITECTURES.get(base.pipeline, (*fallback, "diffusers"))
-    if base.pipeline == "FluxPipeline":
-        architecture += "-dev" if base.denoiser.get("guidance_embeds") else "-schnell"
+    architecture, implementation = base.family.modelspec(base.denoiser, base.scheduler)
     metadata = {
         "format": "pt",
         "ss_output_name": Path(export.file).stem,
@@ -176,7 +166,7 @@ def file_metadata(export: Export) -> dict[str, str]:
     }
     if base.version:
         metadata["ss_base_model_version"] = base.version
-    if base.pipeline.startswith(("StableDiffusionPipeline", "StableDiffusionXL")):
+    if base.is_unet:
         metadata["modelspec.prediction_type"] = "v" if base.predicts_v else "epsilon"
     if license := base.card.get("license_name") or base.card.get("license"):
         metadata["modelspec.license"] = str(license)
@@ -308,9 +298,7 @@ def _usage(export: Export) -> list[str]:
         )
         if export.to == "kohya":
             lines.append("For ComfyUI, `--to comfyui` is the exact one of the two.")
-    elif export.to == "kohya" or base.pipeline.startswith(
-        ("StableDiffusionP", "StableDiffusionXL")
-    ):
+    elif export.to == "kohya" or base.is_unet:
         # brackets weaken words there
         escaped = export.prompt.replace("[", r"\[").replace("]", r"\]")
         lines.append(
@@ -318,7 +306,7 @@ def _usage(export: Export) -> list[str]:
             f"`{escaped} <lora:{name}:1>`."
             + (" Brackets would weaken a word there: keep the backslashes." * ("[" in escaped))
         )
-        if "XL" in base.pipeline or base.pipeline == "StableDiffusionPipeline":
+        if base.is_unet:
             lines.append(f"**diffusers**:\n\n```python\n{_code(export)}```")
     if base.version is None:
         lines.append(

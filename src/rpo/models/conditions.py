@@ -16,13 +16,24 @@ class Conditions:
     Attributes:
         tokens: (N, L, D), one vector a token.
         pooled: (N, P), one vector a prompt, for the families that read one (SDXL, SD 3, FLUX).
+        lengths: (N,) integers on the CPU, how many of a row's tokens are the prompt's, for the
+            families that read no others (Z-Image); the rest of the row is zero.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    lengths: Tensor | None = None
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Conditions:
-        return Conditions(change(self.tokens), None if self.pooled is None else change(self.pooled))
+    def _map(
+        self,
+        change: Callable[[Tensor], Tensor],
+        change_lengths: Callable[[Tensor], Tensor] = lambda lengths: lengths,
+    ) -> Conditions:
+        return Conditions(
+            change(self.tokens),
+            None if self.pooled is None else change(self.pooled),
+            None if self.lengths is None else change_lengths(self.lengths),
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -31,13 +42,17 @@ class Conditions:
         """The chosen rows; always a batch, so a single integer is a TypeError."""
         if isinstance(rows, int) or (isinstance(rows, Tensor) and rows.ndim == 0):
             raise TypeError("index Conditions by a slice, a list or a tensor of rows")
-        return self._map(lambda tensor: tensor[rows])
+        at = rows.cpu() if isinstance(rows, Tensor) else rows
+        return self._map(lambda tensor: tensor[rows], lambda lengths: lengths[at])
 
     def expand(self, rows: int) -> Conditions:
         """One prompt as `rows` equal ones, without copying it. ValueError if there are more."""
         if len(self) != 1:
             raise ValueError(f"only one prompt can be expanded, not {len(self)}")
-        return self._map(lambda tensor: tensor.expand(rows, *tensor.shape[1:]))
+        return self._map(
+            lambda tensor: tensor.expand(rows, *tensor.shape[1:]),
+            lambda lengths: lengths.expand(rows),
+        )
 
     def to(self, target: torch.device | torch.dtype | str) -> Conditions:
         """The same on another device, or as other floats."""
@@ -45,18 +60,21 @@ class Conditions:
 
     @staticmethod
     def cat(parts: Sequence[Conditions]) -> Conditions:
-        """All rows of the parts in order. ValueError where only some have pooled vectors."""
+        """All rows of the parts in order. ValueError where only some have pooled or lengths."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        if len(pooled) not in (0, len(parts)):
+        lengths = [part.lengths for part in parts if part.lengths is not None]
+        if not {len(pooled), len(lengths)} <= {0, len(parts)}:
             raise ValueError("conditions of different model families cannot be joined")
         return Conditions(
-            torch.cat([part.tokens for part in parts]), torch.cat(pooled) if pooled else None
+            torch.cat([part.tokens for part in parts]),
+            torch.cat(pooled) if pooled else None,
+            torch.cat(lengths) if lengths else None,
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, for saving."""
-        named = {"tokens": self.tokens}
-        return named if self.pooled is None else {**named, "pooled": self.pooled}
+        named = {"tokens": self.tokens, "pooled": self.pooled, "lengths": self.lengths}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor]) -> Conditions:

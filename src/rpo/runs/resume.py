@@ -15,7 +15,7 @@ from rpo.runs.environment import file_hash, model_files
 from rpo.runs.folder import RunFolder, check_free, expanded, is_run
 from rpo.runs.result import Run
 
-# A resumed run may change what no earlier step depends on; a schedule that ends depends on the steps.
+# A resumed run may change what no earlier step depends on; a falling schedule depends on the steps.
 CHANGEABLE = (
     "training.steps",
     "validation.patience",
