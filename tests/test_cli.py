@@ -383,6 +383,11 @@ def _cases(world: World, place: Path) -> dict[str, list[str]]:
         "no photos": ["train"],
         "not a run": ["generate", str(place / "holds"), "a [V] dog"],
         "check of nothing": ["check", str(place / "empty")],
+        "check of the empty name": ["check", ""],
+        "photos of the empty name": ["train", "", *flags],
+        "check of a name of 300 letters": ["check", "x" * 300],
+        "sheet of a name of 300 letters": ["check", good, "--sheet", "x" * 300 + ".png"],
+        "photos of a name of 300 letters": ["train", "x" * 300, *flags],
     }
 
 
@@ -414,6 +419,11 @@ CASES = (
     "no photos",
     "not a run",
     "check of nothing",
+    "check of the empty name",
+    "photos of the empty name",
+    "check of a name of 300 letters",
+    "sheet of a name of 300 letters",
+    "photos of a name of 300 letters",
 )
 
 
@@ -503,3 +513,19 @@ def test_python_dash_m(tmp_path: Path) -> None:
     out = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert out.returncode == cli.WRONG_INPUT
     assert out.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_check_prints_names_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    folder = tmp_path / "photos"
+    save_photos(folder, 2)
+    names = ("ü\u2028犬.png", "\x1b[2J.png")
+    for old, new in zip(sorted(folder.iterdir()), names, strict=True):
+        old.rename(folder / new)
+    command = [sys.executable, "-m", "rpo", "check", str(folder)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    out = subprocess.run(command, capture_output=True, env=environment)
+    assert (out.returncode, out.stderr) == (0, b"")
+    assert b"\\u2028" in out.stdout
+    assert b"\\x1b[2J.png" in out.stdout
+    assert b"\x1b" not in out.stdout

@@ -24,6 +24,7 @@ from rpo.config import (
     value_of,
     values_of,
 )
+from rpo.config.sections import SECTIONS
 from rpo.errors import UserError
 from rpo.models.resolve import known_presets
 
@@ -76,6 +77,8 @@ OTHER = {
     "lora.rank": 4,
     "lora.alpha": 8.0,
     "lora.targets": "to_q, to_out.0",
+    "disenbooth.weak_weight": 0.5,
+    "disenbooth.disentangle_weight": 0.0,
     "training.similarity_weight": 0.0,
     "training.preference_weight": 0.25,
     "training.independent_noise": True,
@@ -103,16 +106,7 @@ def other_config() -> Config:
 
 
 def test_every_field_is_a_setting_with_one_sentence_of_help() -> None:
-    sections = {
-        "sampling",
-        "training",
-        "lora",
-        "reward",
-        "validation",
-        "online",
-        "dreambooth",
-        "textual_inversion",
-    }
+    sections = set(SECTIONS)
     names = {field.name for field in dataclasses.fields(Config)} - sections
     for section in sections:
         owner = getattr(Config(), section)

@@ -46,6 +46,23 @@ def test_contact_sheet(folder: Path) -> None:
     assert centre(3) == (0xDD, 0xDD, 0xDD)  # ignored: empty, and not crossed out
 
 
+def test_what_training_will_not_see_is_faded(folder: Path) -> None:
+    Image.new("RGB", (320, 160), GREEN).save(folder / "1.png")  # its square: the middle 160
+    sheet = contact_sheet(check_folder(folder), tile=160)
+    # in the tile: 160 x 80, the square from 40 to 120; the margin is 10
+    row = [sheet.getpixel((10 + x, 10 + 80)) for x in (20, 60, 100, 140)]
+    faded = (round(0.7 * 0xDD), round(0.3 * 255 + 0.7 * 0xDD), round(0.7 * 0xDD))
+    assert row[1] == row[2] == GREEN
+    for pixel in (row[0], row[3]):
+        assert max(abs(a - b) for a, b in zip(pixel, faded, strict=True)) <= 1
+
+
+def test_a_name_with_a_newline_stays_on_its_line(folder: Path) -> None:
+    checks = [PhotoCheck(folder / "a\nb\x1b.png", "ok", None, "")]
+    assert module._label(checks[0], module._font(12), 500) == ["a\\nb\\x1b.png"]
+    assert contact_sheet(checks).mode == "RGB"
+
+
 def test_every_status_has_its_colour() -> None:
     statuses = get_args(get_type_hints(PhotoCheck)["status"])
     assert set(module._LABEL_COLOURS) == set(statuses) >= {"ok", "ignored"}

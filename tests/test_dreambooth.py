@@ -471,7 +471,7 @@ def test_method_and_presets_as_flags(
     assert cli.run([*command, "--resume", "--quiet"]) == 0  # the same command goes on
     capsys.readouterr()
     assert cli.run(["train", str(world.photos), *world.flags(), "--method", "dreamboth"]) == 2
-    assert "unknown method 'dreamboth'; did you mean dreambooth?" in capsys.readouterr().err
+    assert "unknown method 'dreamboth'; did you mean dreambooth" in capsys.readouterr().err
 
 
 def test_demo_takes_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from rpo.events import Event, Started
 from rpo.exports.export import export
 from rpo.models.resolve import known_presets
 from rpo.runs.folder import RunFolder, check_free, expanded, next_free
-from rpo.runs.job import Job, Parts
+from rpo.runs.job import Job
+from rpo.runs.parts import Parts
 from rpo.runs.result import Run, load_run
 from rpo.runs.resume import anchored, resumable, resume_config
 from rpo.runs.spec import JobSpec

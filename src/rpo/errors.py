@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -24,3 +26,21 @@ def near_names(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(list(dict.fromkeys(near))[:4])}?"
     return f"choose from {', '.join(known)}"
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""A name as one line that any terminal can show: ESC becomes \x1b, a newline \n.
+
+    Escaped are control characters, line and paragraph separators, what turns the direction of
+    writing, and the bytes of a name that is not UTF-8. Letters of every script stay.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter) in _UNPRINTABLE and letter not in _JOINERS
+        else letter
+        for letter in os.fspath(name)
+    )
+
+
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # they shape emoji, and words in Persian and Hindi

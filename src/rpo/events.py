@@ -200,12 +200,20 @@ KINDS: dict[str, type[Event]] = {
 _NAMES = {kind: name for name, kind in KINDS.items()}
 # Names that files have kept since the first version.
 _WRITTEN = {"files": "images"}
+# What the records of each kind hold besides figures.
+FIELDS = {
+    name: {
+        "event",
+        *(_WRITTEN.get(item.name, item.name) for item in dataclasses.fields(kind)),
+    }
+    for name, kind in KINDS.items()
+}
 
 
 def to_record(event: Event) -> dict[str, Any]:
     """An event as JSON-able values, its kind under "event"; figures stand beside the other fields.
 
-    Tuples become lists and paths become strings.
+    Tuples become lists and paths become strings. ValueError for a figure with a field's name.
     """
     record: dict[str, Any] = {"event": _NAMES[type(event)]}
     for item in dataclasses.fields(event):
@@ -213,6 +221,8 @@ def to_record(event: Event) -> dict[str, Any]:
         if "in_process" in item.metadata:
             continue
         if item.name == "figures":
+            if taken := FIELDS[record["event"]] & set(value):
+                raise ValueError(f"{type(event).__name__} has fields of its own of these: {taken}")
             record |= dict(value)
         elif isinstance(value, Path):
             record[item.name] = str(value)

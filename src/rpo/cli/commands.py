@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -27,7 +28,7 @@ from rpo.cli.options import (
 from rpo.cli.plan import plan
 from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.events import Failed, Finished, Started
 from rpo.models.resolve import known_presets
 
@@ -160,19 +161,21 @@ def train(
     [cyan]rpo train photos --noun dog --config runs/photos-1/config.toml --seed 1[/]
     [cyan]rpo train photos --noun dog --out runs/photos-1 --resume[/]
     """
-    from rpo.data.subject import Subject, check_folder
+    from rpo.data.subject import Subject, remark_on_folder
 
     presets = known_presets()
     chosen = load_config(preset, config, settings or (), known=presets, model=model, method=method)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")
-    subject = Subject.from_folder(photos, noun)
-    remarks = []
-    if not quiet and not as_json:
-        # what is small for a photograph is large enough for Emojiland's 64 pixels
-        checks = check_folder(photos, 64 if chosen.model == "emojiland" else 256)
-        remarks = [f"{item.path.name}: {item.message}" for item in checks if item.message]
+    # what is small for a photograph is large enough for Emojiland's 64 pixels
+    small_below = 64 if chosen.model == "emojiland" else 256
+    subject = Subject.from_folder(photos, noun, small_below=small_below)
+    remarks = [
+        f"{printable(item.path.name)}: {item.message}" for item in subject.checks if item.message
+    ]
+    if remark := remark_on_folder(subject.checks):
+        remarks.append(remark)
     options = {
         "model": model,
         "method": method,
@@ -268,7 +271,8 @@ app.command("export")(export_command)
 def check(
     photos: PhotosArgument,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also write a contact sheet.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also write a contact sheet with the crops."),
     ] = None,
 ) -> None:
     r"""Show which photos would be used, and what is wrong with others.
@@ -289,7 +293,11 @@ def check(
     checks = check_folder(photos)
     print_checks(checks)
     if sheet is not None:
-        contact_sheet(checks).save(sheet, format="PNG")
+        try:
+            contact_sheet(checks).save(sheet, format="PNG")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--sheet {sheet}: cannot be written ({reason})") from None
         typer.echo(f"\nContact sheet: {sheet}")
     rejected = [item for item in checks if item.status == "rejected"]
     if rejected:
@@ -417,10 +425,13 @@ class _Interrupted(Exception):
 def _check_new_png(sheet: Path) -> None:
     if sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet}: name a file that ends in .png")
-    if sheet.exists():
-        raise UserError(f"--sheet {sheet}: exists already; name another file")
-    if not sheet.absolute().parent.is_dir():
-        raise UserError(f"--sheet {sheet}: its folder does not exist; make it first")
+    try:
+        if sheet.exists() or sheet.is_symlink():
+            raise UserError(f"--sheet {sheet}: exists already; name another file")
+        if not sheet.absolute().parent.is_dir():
+            raise UserError(f"--sheet {sheet}: its folder does not exist; make it first")
+    except OSError as error:
+        raise UserError(f"--sheet {sheet}: {error.strerror}; name another file") from None
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -451,10 +462,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
 def main() -> NoReturn:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal lacks ends no job
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run())

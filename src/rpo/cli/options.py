@@ -10,6 +10,13 @@ import typer
 from rpo.config import METHODS, SETTINGS
 from rpo.models.resolve import known_presets
 
+
+def _folder(text: str) -> Path:
+    if not text:  # Path would make it the current folder
+        raise typer.BadParameter("it is empty; name the folder that holds the photos")
+    return Path(text)
+
+
 Out = Annotated[
     Path | None,
     typer.Option(help="Run folder to make.", show_default="runs/NAME-N in this directory"),
@@ -53,5 +60,8 @@ QuietFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")]
 DeviceFlag = Annotated[str | None, typer.Option(help=SETTINGS["device"].help)]
 PhotosArgument = Annotated[
-    Path, typer.Argument(metavar="PHOTOS", help="Folder with 4 to 6 photos of one subject.")
+    Path,
+    typer.Argument(
+        metavar="PHOTOS", parser=_folder, help="Folder with 4 to 6 photos of one subject."
+    ),
 ]

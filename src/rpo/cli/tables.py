@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rpo.config import METHODS, SETTINGS, load_config
+from rpo.errors import printable
 from rpo.models.resolve import known_presets
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def print_result(run: Run, console: Console | None = None) -> None:
 
 def print_checks(checks: Sequence[PhotoCheck]) -> None:
     """The verdict on each photo, as a table on stdout."""
+    from rpo.data.subject import remark_on_folder
+
     styles = {"ok": "green", "warning": "yellow", "rejected": "red", "ignored": "dim"}
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("photo", "size", "", "remark"):
@@ -59,8 +62,11 @@ def print_checks(checks: Sequence[PhotoCheck]) -> None:
     for item in checks:
         size = f"{item.size[0]} x {item.size[1]}" if item.size else ""
         mark = Text(item.status, style=styles[item.status])
-        table.add_row(Text(item.path.name), size, mark, Text(item.message))
-    Console(highlight=False).print(table)
+        table.add_row(Text(printable(item.path.name)), size, mark, Text(item.message))
+    console = Console(highlight=False)
+    console.print(table)
+    if remark := remark_on_folder(checks):
+        console.print(f"\nAll together: {remark}.", soft_wrap=True, markup=False)
 
 
 def print_settings() -> None:

@@ -102,4 +102,13 @@ METHODS: dict[str, MethodFacts] = {
         DENOISER,
         {"training": {"preference_weight": 0.0}},
     ),
+    "disenbooth": MethodFacts(
+        "rpo.methods.disenbooth:DisenBooth",
+        "DisenBooth",
+        "arXiv 2305.03374",
+        "the photos, with what is a single photo's own told apart by a second condition",
+        ("lora", "full", "dora"),
+        {"training.learning_rate": 1e-4, "training.steps": 2000},  # the authors' command
+        {"training.learning_rate": 1e-3, "training.steps": 400},
+    ),
 }

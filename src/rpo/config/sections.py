@@ -210,6 +210,19 @@ class OnlineConfig(Section):
     )
 
 
+@dataclass(frozen=True)
+class DisenBoothConfig(Section):
+    """The two conditions, where method is disenbooth (arXiv 2305.03374)."""
+
+    _prefix: ClassVar[str] = "disenbooth."
+    weak_weight: float = _field(
+        0.01, "Weight of denoising the photos by the text alone, its lambda_2.", at_least=0
+    )
+    disentangle_weight: float = _field(
+        0.001, "Weight of the cosine of text and photo conditions, its lambda_3.", at_least=0
+    )
+
+
 SECTIONS: dict[str, Any] = {
     "sampling": SamplingConfig,
     "training": TrainingConfig,
@@ -219,6 +232,7 @@ SECTIONS: dict[str, Any] = {
     "dreambooth": DreamBoothConfig,
     "textual_inversion": TextualInversionConfig,
     "online": OnlineConfig,
+    "disenbooth": DisenBoothConfig,
 }
 
 
@@ -275,6 +289,7 @@ class Config(Section):
     dreambooth: DreamBoothConfig = DreamBoothConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
     online: OnlineConfig = OnlineConfig()
+    disenbooth: DisenBoothConfig = DisenBoothConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()

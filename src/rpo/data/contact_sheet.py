@@ -8,14 +8,15 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from rpo.data.subject import PhotoCheck, RejectedPhoto, read_photo
+from rpo.data.subject import PhotoCheck
+from rpo.errors import printable
 
 
 def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
     """Every checked photo on one RGB sheet, `tile` pixels each, labelled with name and message.
 
     Rejected photos are crossed out in red, warnings are amber, what is ignored is an empty grey
-    tile. Raises ValueError without checks.
+    tile, and what lies outside a photo's centre square is faded. Raises ValueError without checks.
     """
     if not checks:
         raise ValueError("no checks to show")
@@ -38,6 +39,7 @@ def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
     return sheet
 
 
+_GREY = "#dddddd"
 _LABEL_LINES = 5
 _LABEL_COLOURS = {
     "ok": "#333333",
@@ -48,20 +50,23 @@ _LABEL_COLOURS = {
 
 
 def _thumbnail(check: PhotoCheck, tile: int) -> Image.Image:
-    """The photo, whole, in the middle of a grey square; the square alone if it is not readable."""
-    square = Image.new("RGB", (tile, tile), "#dddddd")
-    if check.status == "ignored":
-        return square
-    try:
-        photo, _ = read_photo(check.path)
-    except RejectedPhoto:
-        return square
-    return ImageOps.pad(photo, (tile, tile), Image.Resampling.LANCZOS, color="#dddddd")
+    """The photo, whole, in the middle of a grey square; the square alone if it is not readable.
+
+    What lies outside its centre square, which alone is trained on, is faded.
+    """
+    size, photo = (tile, tile), check.preview
+    if photo is None:
+        return Image.new("RGB", size, _GREY)
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    faded = Image.blend(photo, Image.new("RGB", photo.size, _GREY), 0.7)
+    faded.paste(photo.crop((left, top, left + side, top + side)), (left, top))
+    return ImageOps.pad(faded, size, Image.Resampling.LANCZOS, color=_GREY)
 
 
 def _label(check: PhotoCheck, font: Any, width: int) -> list[str]:
     """The file's name, then the message in lines of at most `width` pixels."""
-    lines = [check.path.name]
+    lines = [printable(check.path.name)]
     for word in check.message.split():
         joined = f"{lines[-1]} {word}"
         if len(lines) > 1 and font.getlength(joined) <= width:
@@ -91,7 +96,6 @@ def _shortened(text: str, font: Any, width: int) -> str:
         letters = unicodedata.normalize("NFKD", text)
         text = "".join(letter for letter in letters if not unicodedata.combining(letter))
         text = text.encode("ascii", "replace").decode()
-    text = text.encode("utf-8", "replace").decode()  # names that are no valid Unicode
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from io import BytesIO
-from os import PathLike
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from rpo.errors import UserError
+from rpo.data.photo import FORMATS_BY_ENDING, Photo, RejectedPhoto, prepare, read_photo
+from rpo.data.remarks import nearly_same, remark_on, remark_on_all, signature
+from rpo.errors import UserError, printable
 
 Kind = Literal["live", "object"]
 
 MIN_PHOTOS = 2
 MIN_SIDE = 32  # pixels; below it there is nothing to learn from
-MAX_PIXELS = 150_000_000  # beyond any phone's full resolution; guards against decompression bombs
-KEPT_SIDE = 2048  # pixels of the short side that stay in memory; no model here reads more
-
-# The formats that are read, and the endings under which each is found. Pillow's others stay shut:
-# some run foreign programs (EPS), and none of them is a photo.
-_ENDINGS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "HEIF": (".heic", ".heif", ".hif"),
-    "AVIF": (".avif",),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-}
-_FORMATS_BY_ENDING = {ending: name for name, endings in _ENDINGS.items() for ending in endings}
+_PREVIEW = 256  # pixels of the long side
 
 # Pictures to their owner, but not read here: cameras' RAW files, documents of image editors,
 # drawings, and formats that need a library of their own. They are reported, not passed over.
@@ -76,32 +60,41 @@ class PhotoCheck:
 
     "ok" and "warning" are used; "rejected" stops a training; "ignored" is a picture in a format
     that is not read. `message` says what is wrong and what to do; it is empty where all is "ok".
+    `preview` is the picture itself as it was read, 256 pixels at most; None if it was not.
     """
 
     path: Path
     status: Literal["ok", "warning", "rejected", "ignored"]
     size: tuple[int, int] | None
     message: str
+    preview: Image.Image | None = field(default=None, repr=False, compare=False)
 
 
-def check_folder(folder: str | PathLike[str], small_below: int = 256) -> list[PhotoCheck]:
+def check_folder(folder: str | os.PathLike[str], small_below: int = 256) -> list[PhotoCheck]:
     """Judge every photo in `folder`, in natural order of the names ("2.jpg" before "10.jpg").
 
     Hidden files, folders and what is no photo (videos, sidecars, texts) are passed over. A short
     side under `small_below` pixels is a warning, a picture in a format that is not read (RAW, PSD)
-    an ignored check, unless a readable one of the same name lies beside it. A bad photo is a
-    rejected check, never an exception; UserError is for a folder that is missing, not a folder,
-    or without photos that can be read.
+    or without its ending an ignored check, unless a readable one of the same name lies beside it.
+    A bad photo is a rejected check, never an exception; UserError is for a folder that is missing,
+    not a folder, or without photos that can be read.
     """
-    return [check for check, _ in _inspect(Path(expanduser(folder)), small_below)]
+    return [check for check, _ in _inspect(folder, small_below)]
+
+
+def remark_on_folder(checks: Sequence[PhotoCheck]) -> str:
+    """On all photos together: too little variety. Empty where nothing is to be said."""
+    usable = [check for check in checks if check.status in ("ok", "warning")]
+    return remark_on_all([signature(check.preview) for check in usable if check.preview])
 
 
 @dataclass(frozen=True)
 class Subject:
     """What is learned: its class noun and its photos (RGB, upright), by name order.
 
-    Photos whose short side is over `KEPT_SIDE` pixels are kept reduced to it: the job holds them
-    all its life, and a phone's full resolution is 150 MB a photo.
+    Photos whose short side is over 2048 pixels are kept reduced to it: the job holds them all its
+    life, and a phone's full resolution is 150 MB a photo. `sha256` is that of each photo's file as
+    it was read, or of the pixels where they came without a file (then `paths` is empty).
     """
 
     noun: str
@@ -109,48 +102,102 @@ class Subject:
     paths: tuple[Path, ...]
     kind: Kind
     name: str
+    sha256: tuple[str, ...] = ()
+    checks: tuple[PhotoCheck, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.sha256:
+            hashes = tuple(_digest(image).hex() for image in self.images)
+            object.__setattr__(self, "sha256", hashes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The photos' file names, each on one line; "1", "2" … where they came without files."""
+        if not self.paths:
+            return tuple(str(number + 1) for number in range(len(self.images)))
+        return tuple(printable(path.name) for path in self.paths)
+
+    @property
+    def folder(self) -> str:
+        """Where the photos lie, absolute; empty where they came without files."""
+        return printable(str(self.paths[0].resolve().parent)) if self.paths else ""
 
     @classmethod
     def from_folder(
         cls,
-        folder: str | PathLike[str],
+        folder: str | os.PathLike[str],
         noun: str,
         kind: Literal["auto", "live", "object"] = "auto",
+        small_below: int = 256,
     ) -> Subject:
         """Read every photo in `folder`; the folder's name becomes the subject's.
 
         `kind` "auto" is live where the noun's last word is in LIVE_NOUNS ("teddy bear" and the
-        like are objects). Raises UserError for an empty noun, an unknown kind, a folder that
-        `check_folder` refuses, any rejected photo (two files with the same picture are such), and
-        fewer than 2 photos. Pictures in formats that are not read do not count.
+        like are objects). `checks` holds what `check_folder` says of them. Raises UserError for an
+        empty noun, an unknown kind, a folder that `check_folder` refuses, any rejected photo (two
+        files with the same picture are such), and fewer than 2 photos. Pictures in formats that
+        are not read do not count.
         """
-        noun = " ".join(noun.split())
-        if not noun:
-            raise UserError("noun is empty; name what the photos show, such as dog")
-        if kind not in ("auto", "live", "object"):
-            raise UserError(f"subject_kind must be auto, live or object, not {kind!r}")
-        if kind == "auto":
-            kind = _kind_of(noun)
-
-        folder = Path(expanduser(folder))
-        photos: list[tuple[Path, Image.Image]] = []
-        rejected, ignored = [], []
-        for check, image in _inspect(folder):
-            if image is not None:
-                photos.append((check.path, _reduced(image)))
-            elif check.status == "rejected":
-                rejected.append(check)
-            else:
-                ignored.append(check.path)
-            del image  # in full size; free it before the next photo is read
+        noun, kind = _checked_noun(noun, kind)
+        photos: list[Photo] = []
+        checks: list[PhotoCheck] = []
+        for check, photo in _inspect(folder, small_below):
+            checks.append(check)
+            if photo:
+                photos.append(photo)
+        rejected = [check for check in checks if check.status == "rejected"]
         if rejected:
             more = f" (and {len(rejected) - 1} more rejected)" if len(rejected) > 1 else ""
-            raise UserError(f"{rejected[0].path}: {rejected[0].message}{more}")
+            raise UserError(f"{printable(rejected[0].path)}: {rejected[0].message}{more}")
         if len(photos) < MIN_PHOTOS:
+            ignored = [check.path for check in checks if check.status == "ignored"]
             remedy = _export(ignored) if ignored else "add more"
-            raise UserError(f"{folder}: only {len(photos)} photo; {remedy}, best are 4 to 6")
-        paths, images = zip(*photos, strict=True)
-        return cls(noun, images, paths, kind, folder.resolve().name)
+            raise UserError(
+                f"{printable(folder)}: only {len(photos)} photo; {remedy}, best are 4 to 6"
+            )
+        return cls(
+            noun,
+            tuple(photo.image for photo in photos),
+            tuple(check.path for check in checks if check.status in ("ok", "warning")),
+            kind,
+            printable(_absolute(folder).name)[:_LONGEST_NAME] or "photos",
+            tuple(photo.sha256 for photo in photos),
+            tuple(checks),
+        )
+
+    @classmethod
+    def from_images(
+        cls,
+        images: Sequence[Image.Image] | Sequence[torch.Tensor] | torch.Tensor,
+        noun: str,
+        name: str = "subject",
+        kind: Literal["auto", "live", "object"] = "auto",
+    ) -> Subject:
+        """Take pictures from memory: PIL images of any mode, or tensors (N, 3, H, W) in [0, 1].
+
+        They are made upright, sRGB and opaque as photos are. `name` names the runs. Raises
+        UserError for what `from_folder` refuses in photos, a picture that is neither kind, and a
+        tensor of another shape or range.
+        """
+        noun, kind = _checked_noun(noun, kind)
+        if (
+            not name.strip(" .")
+            or printable(name) != name
+            or name != Path(name).name
+            or len(name) > _LONGEST_NAME
+        ):
+            raise UserError(f"name {name!r}: give one that can name a folder, such as my-dog")
+        if len(images) < MIN_PHOTOS:
+            raise UserError(f"images: only {len(images)}; add more, best are 4 to 6")
+        taken: dict[bytes, int] = {}
+        pictures = []
+        for number, image in enumerate(images, 1):
+            picture = _from_memory(image, f"image {number}")
+            twin = taken.setdefault(_digest(picture), number)
+            if twin != number:
+                raise UserError(f"image {number}: the same as image {twin}; remove one of the two")
+            pictures.append(picture)
+        return cls(noun, tuple(pictures), (), kind, name)
 
     def tensor(self, size: int) -> torch.Tensor:
         """The photos' centre squares, resized by Lanczos: (n, 3, size, size) float32 in [-1, 1]."""
@@ -164,78 +211,146 @@ class Subject:
         return pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
+_LONGEST_NAME = 60  # characters; in UTF-8, with a number behind, it is still a folder's name
+
+
+def _checked_noun(noun: str, kind: Literal["auto", "live", "object"]) -> tuple[str, Kind]:
+    noun = " ".join(noun.split())
+    if not noun:
+        raise UserError("noun is empty; name what the photos show, such as dog")
+    if kind not in ("auto", "live", "object"):
+        raise UserError(f"subject_kind must be auto, live or object, not {kind!r}")
+    return noun, _kind_of(noun) if kind == "auto" else kind
+
+
 def _kind_of(noun: str) -> Kind:
     *before, last = noun.lower().split()
     return "live" if last in LIVE_NOUNS and _LIFELESS.isdisjoint(before) else "object"
 
 
-class RejectedPhoto(Exception):
-    """Why a photo cannot be used, and what to do, in the user's words."""
+def _from_memory(image: Image.Image | torch.Tensor, which: str) -> Image.Image:
+    """A PIL image, or a (3, H, W) tensor in [0, 1], as read photos are. Raises UserError."""
+    if isinstance(image, torch.Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise UserError(f"{which}: a tensor must be (3, H, W), not {tuple(image.shape)}")
+        values = image.detach().cpu().double()
+        if not image.is_floating_point() or not ((values >= 0) & (values <= 1)).all():
+            raise UserError(f"{which}: a tensor must hold floats from 0 to 1; divide by 255")
+        pixels = (values * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).contiguous()
+        image = Image.fromarray(pixels.numpy())
+    elif not isinstance(image, Image.Image):
+        raise UserError(f"{which}: neither a PIL image nor a tensor, but {type(image).__name__}")
+    if min(image.size) < MIN_SIDE:
+        raise UserError(f"{which}: smaller than {MIN_SIDE} pixels; give a larger one")
+    try:
+        return prepare(image, [])
+    except Exception as error:  # one opened from a damaged file, which raises nearly anything
+        raise UserError(f"{which}: cannot be read ({error}); give another") from None
 
 
 def _inspect(
-    folder: Path, small_below: int = 256
-) -> Iterator[tuple[PhotoCheck, Image.Image | None]]:
-    """Each photo's check with its picture in full size (None if not used), one at a time."""
-    seen: dict[bytes, str] = {}
+    folder: str | os.PathLike[str], small_below: int
+) -> Iterator[tuple[PhotoCheck, Photo | None]]:
+    """Each photo's check with the photo (None if not used), one at a time."""
+    seen: dict[bytes, Path] = {}
+    kept: list[tuple[Path, np.ndarray]] = []  # with their signatures
     for path in _photo_paths(folder):
-        image: Image.Image | None = None
-        if path.suffix.lower() in _NOT_READ:
-            yield PhotoCheck(path, "ignored", None, "not used: export it as JPEG"), None
+        if path.suffix.lower() not in FORMATS_BY_ENDING:
+            known = path.suffix.lower() in _NOT_READ
+            remedy = "export it as JPEG" if known else f"rename it, it is {_sniffed(path)}"
+            yield PhotoCheck(path, "ignored", None, f"not used: {remedy}"), None
             continue
-        notes: list[str] = []
+        photo = preview = None
         try:
-            image, notes = read_photo(path)
-            if min(image.size) < MIN_SIDE:
+            photo = read_photo(path)
+            preview = photo.image.copy()
+            preview.thumbnail((_PREVIEW, _PREVIEW), Image.Resampling.LANCZOS)
+            if min(photo.size) < MIN_SIDE:
                 raise RejectedPhoto(
                     f"smaller than {MIN_SIDE} pixels; replace it by the original photo"
                 )
-            twin = seen.setdefault(_digest(image), path.name)
-            if twin != path.name:
-                raise RejectedPhoto(f"the same picture as {twin}; remove one of the two")
+            twin = seen.setdefault(_digest(photo.image), path)
+            if twin != path:
+                name = printable(twin.name)
+                raise RejectedPhoto(f"the same picture as {name}; remove one of the two")
         except RejectedPhoto as reason:
-            yield PhotoCheck(path, "rejected", image.size if image else None, str(reason)), None
+            size = photo.size if photo else None
+            yield PhotoCheck(path, "rejected", size, str(reason), preview), None
             continue
-        if min(image.size) < small_below:
+        notes = list(photo.notes)
+        if min(photo.size) < small_below:
             notes.append(f"small: under {small_below} pixels; a larger original is better")
-        if max(image.size) > 2 * min(image.size):
+        if max(photo.size) > 2 * min(photo.size):
             notes.append("elongated: only the centre square is used; crop it around the subject")
-        yield PhotoCheck(path, "warning" if notes else "ok", image.size, "; ".join(notes)), image
+        remark, coarse = remark_on(photo.image), signature(photo.image)
+        near = next((other for other, its in kept if nearly_same(coarse, its)), None)
+        if near and not remark:
+            remark = f"nearly the same as {printable(near.name)}; one of the two is enough"
+        kept.append((path, coarse))
+        if remark:
+            notes.append(remark)
+        status: Literal["ok", "warning"] = "warning" if notes else "ok"
+        yield PhotoCheck(path, status, photo.size, "; ".join(notes), preview), photo
 
 
-def _photo_paths(folder: Path) -> list[Path]:
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder; name the folder that holds the photos")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not a folder; name the folder that holds the photos")
+def _absolute(folder: str | os.PathLike[str]) -> Path:
+    return Path(expanduser(folder)).resolve()
+
+
+def _photo_paths(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files to judge, in natural order: photos, and pictures that are not read."""
+    where = printable(folder)
+    if not os.fspath(folder):
+        raise UserError("the photos' folder is empty; name the folder that holds the photos")
+    folder = Path(expanduser(folder))
     try:
-        entries = list(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); allow reading it") from None
-    entries = sorted((path for path in entries if not path.name.startswith(".")), key=_natural)
-    photos = [
-        path
-        for path in entries
-        if path.suffix.lower() in _FORMATS_BY_ENDING
-        and (path.is_file() or not path.exists())  # a broken link is reported, not passed over
-    ]
-    names = {path.stem.casefold() for path in photos}
-    not_read = [  # less the doubles: cameras write IMG_1.dng beside IMG_1.jpg
-        path
-        for path in entries
-        if path.suffix.lower() in _NOT_READ and path.is_file() and path.stem.casefold() not in names
-    ]
+        if not folder.exists():
+            raise UserError(f"{where}: no such folder; name the folder that holds the photos")
+        if not folder.is_dir():
+            raise UserError(f"{where}: not a folder; name the folder that holds the photos")
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        # a broken link or a pipe is reported, not passed over
+        entries = sorted((path for path in entries if not path.is_dir()), key=_natural)
+        photos = [path for path in entries if path.suffix.lower() in FORMATS_BY_ENDING]
+        names = {path.stem.casefold() for path in photos}
+        not_read = [  # less the doubles: cameras write IMG_1.dng beside IMG_1.jpg
+            path
+            for path in entries
+            if path.suffix.lower() not in FORMATS_BY_ENDING
+            and path.is_file()
+            and path.stem.casefold() not in names
+            and (path.suffix.lower() in _NOT_READ or _sniffed(path))
+        ]
+    except PermissionError:
+        raise UserError(f"{where}: cannot be read; allow reading it") from None
+    except OSError as error:  # a name that is too long, a drive that is gone
+        raise UserError(
+            f"{where}: cannot be opened ({error.strerror}); name the folder that holds the photos"
+        ) from None
     if not photos and not_read:
-        raise UserError(f"{folder}: no photos that can be read; {_export(not_read)}")
+        raise UserError(f"{where}: no photos that can be read; {_export(not_read)}")
     if not photos:
-        raise UserError(f"{folder}: no photos in it; looked for {', '.join(_FORMATS_BY_ENDING)}")
+        raise UserError(f"{where}: no photos in it; looked for {', '.join(FORMATS_BY_ENDING)}")
     return sorted(photos + not_read, key=_natural)
+
+
+def _sniffed(path: Path) -> str:
+    """The format of a picture whose name has no ending of one; empty for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return ""
+    return next((name for start, name in _SIGNATURES.items() if head.startswith(start)), "")
+
+
+_SIGNATURES = {b"\xff\xd8\xff": "a JPEG", b"\x89PNG\r\n\x1a\n": "a PNG"}
 
 
 def _export(paths: list[Path]) -> str:
     """The remedy for pictures in formats that are not read."""
     more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-    return f"export {paths[0].name}{more} as JPEG"
+    return f"export {printable(paths[0].name)}{more} as JPEG"
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
@@ -256,117 +371,3 @@ def _digest(image: Image.Image) -> bytes:
 
 
 _STRIP_PIXELS = 2**20
-
-
-def _reduced(image: Image.Image) -> Image.Image:
-    """The picture itself, or with its short side reduced to KEPT_SIDE by Lanczos."""
-    scale = KEPT_SIDE / min(image.size)
-    if scale >= 1:
-        return image
-    size = round(image.width * scale), round(image.height * scale)
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def read_photo(path: Path) -> tuple[Image.Image, list[str]]:
-    """The photo at `path`, upright and in RGB, with notes for the user. Raises RejectedPhoto."""
-    notes: list[str] = []
-    try:
-        with warnings.catch_warnings():
-            # What Pillow warns of (large pictures, odd metadata) is judged here, in our words.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_readable_formats()) as photo:
-                if photo.width * photo.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                found = "JPEG" if photo.format == "MPO" else photo.format  # MPO: a phone's JPEG
-                if found != _FORMATS_BY_ENDING[path.suffix.lower()]:
-                    notes.append(f"named {path.suffix} but really {found}; better rename it")
-                if getattr(photo, "is_animated", False) and photo.format != "MPO":
-                    notes.append("several frames; only the first is used")
-                photo.load()
-                return _to_rgb(_upright(photo, notes), notes), notes
-    except Image.DecompressionBombError:
-        raise RejectedPhoto(f"over {MAX_PIXELS // 10**6} megapixels; reduce its size") from None
-    except UnidentifiedImageError:
-        raise RejectedPhoto(_why_unidentified(path)) from None
-    except FileNotFoundError:
-        raise RejectedPhoto("a link to a file that is gone; remove it") from None
-    except PermissionError:
-        raise RejectedPhoto("cannot be read; allow reading it") from None
-    except Exception as error:  # a damaged file makes decoders raise nearly anything
-        if "truncated" in str(error):
-            raise RejectedPhoto("damaged, its end is missing; copy it again") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectedPhoto(f"damaged ({reason}); copy it again or export it as JPEG") from None
-
-
-@cache
-def _readable_formats() -> tuple[str, ...]:
-    """Pillow's names of our formats, HEIC among them where pillow-heif is installed."""
-    try:
-        import pillow_heif
-    except ImportError:
-        pass
-    else:
-        pillow_heif.register_heif_opener()
-    Image.init()
-    return tuple(name for name in (*_ENDINGS, "MPO") if name in Image.OPEN)
-
-
-def _why_unidentified(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
-    if not head:
-        return "empty; copy it again"
-    if head[4:8] == b"ftyp" and "HEIF" not in _readable_formats():
-        return "HEIC needs `pip install pillow-heif`; install it or export the photo as JPEG"
-    return "not a picture, whatever its name says; remove it or export it as JPEG"
-
-
-def _upright(photo: Image.Image, notes: list[str]) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(photo)
-    except Exception:  # broken EXIF raises nearly anything; the picture itself is fine
-        notes.append("its EXIF data are damaged; see that it stands upright")
-        return photo.copy()
-
-
-def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """8-bit sRGB on white, whatever the depth, the colour space and the transparency were."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip all above 255 to white
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) / 257 + 0.5).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        image = _stretched(image)
-        notes.append("no 8-bit picture; its range was stretched from black to white")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            notes.append("transparent; its background becomes white")
-        profile = image.info.get("icc_profile")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        image.info["icc_profile"] = profile
-    image = _to_srgb(image)
-    if image.mode != "RGB":  # to convert it regardless would be one more copy of every photo
-        image = image.convert("RGB")
-    image.info = {}  # no EXIF (places, names) and no stale profile in what is written later
-    return image
-
-
-def _stretched(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    values -= values.min()
-    return Image.fromarray((values * (255 / max(values.max(), 1e-12)) + 0.5).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Phones embed wide-gamut profiles; read as sRGB, their colours would come out dull."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(source):
-            return image
-        target = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, source, target, outputMode="RGB") or image
-    except (ImageCms.PyCMSError, ImportError, OSError, TypeError, ValueError):
-        return image  # a broken profile, or a Pillow built without colour management

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Photos(Rows):
 class Similarity(Method):
     """L = E[err_θ(x_ref)]."""
 
-    Data = Photos
+    Data: ClassVar[type[Rows]] = Photos
 
     def prepare(self) -> Generator[Event, None, Photos]:
         yield from ()

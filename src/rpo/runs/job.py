@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpo.config import METHODS
 from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.data.subject import Subject
-from rpo.errors import UserError, near_names
+from rpo.errors import UserError
 from rpo.events import (
     Drawn,
     Event,
@@ -39,6 +39,7 @@ from rpo.report.report import render_report
 from rpo.runs.environment import hardware, model_files, versions
 from rpo.runs.folder import RunFolder, data_from, is_run
 from rpo.runs.meter import Meter, naming_exhausted_memory
+from rpo.runs.parts import Parts
 from rpo.runs.result import Run
 from rpo.runs.resume import check_unchanged, fingerprints
 from rpo.runs.spec import JobSpec
@@ -49,18 +50,6 @@ if TYPE_CHECKING:
     from rpo.models.backbone import Backbone
     from rpo.rewards.alignment import AlignmentReward
     from rpo.runs.keeping import Keeper
-    from rpo.training.stopping import StoppingRule
-    from rpo.training.validation import Judge
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What is given from outside, in place of what the settings name."""
-
-    method: type[Method] | None = None
-    reward: AlignmentReward | None = None
-    stopping: StoppingRule | None = None
-    judges: Mapping[str, Judge] = field(default_factory=dict)
 
 
 class Job:
@@ -78,7 +67,7 @@ class Job:
         self._hashes: dict[str, dict[str, str]] = {}  # of the models' files, by role
         self.writes = False  # whether this session has begun to change the run
 
-        self._check_method()
+        parts.check(self.config, RunFolder(self.path) if self.resumes else None)
         if self.config.quantize != "no":
             from rpo.models.quantization import refuse_impossible
 
@@ -97,22 +86,6 @@ class Job:
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)
-
-    def _check_method(self) -> None:
-        """Raises UserError for an unknown method, or for a learner that it cannot teach."""
-        config = self.config
-        if self.parts.method is not None:
-            return
-        if config.method not in METHODS:
-            raise UserError(
-                f"unknown method {config.method!r}; {near_names(config.method, METHODS)}"
-            )
-        learners = METHODS[config.method].learners
-        if config.training.weights not in learners:
-            raise UserError(
-                f"training.weights {config.training.weights} cannot be taught by method "
-                f"{config.method}; use {' or '.join(learners)}"
-            )
 
     def events(self) -> Generator[Event, None, None]:
         """The session. Whatever ends it, its last event says so: Finished, Failed or Interrupted.
@@ -133,16 +106,21 @@ class Job:
                 with suppress(UserError, OSError):
                     if self.keeper:
                         self.keeper.wait()
+                    self._log_costs(folder)
                     failed = self._log(folder, failed)
-                    self._close(folder)
+                    self._report(folder)
             yield self._stamped(failed)
             raise
+        finally:
+            if self.writer:
+                self.writer.close()
 
     def _session(self) -> Iterator[Event]:
         folder = RunFolder(self.path)
         summary = folder.summary() if self.resumes else {}
         if self.resumes:
             self.number = max((r.get("number", -1) for r in folder.records()), default=-1) + 1
+            self.number += bool(summary.get("finished"))  # Finished itself is in no file
         started = self._stamped(self._started(summary))
         yield started
         if self._is_complete(summary):
@@ -162,7 +140,8 @@ class Job:
             folder = RunFolder.create(self.path, self.config, environment)
             folder.record(to_record(started))
             squares = self.subject.tensor(method.backbone.resolution).add(1).div(2)
-            folder.save_images("photos", squares, [path.stem for path in self.subject.paths])
+            stems = [Path(name).stem for name in self.subject.names]
+            folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
         try:
@@ -171,10 +150,9 @@ class Job:
         except (GeneratorExit, KeyboardInterrupt):
             self._save_interrupted(folder)
             raise
-        finally:
-            if self.writer:
-                self.writer.close()
-        yield from self._close(folder)
+        costs = self._log_costs(folder)
+        self._report(folder)
+        yield from costs
         yield self._finished(folder)
 
     def _started(self, summary: Mapping[str, Any]) -> Started:
@@ -197,7 +175,7 @@ class Job:
 
     def _save_interrupted(self, folder: RunFolder) -> None:
         """Saves what there is, unless the weights are between two steps: then last/ stays."""
-        step, keeper = 0, self.keeper
+        step, keeper = int(folder.summary().get("step", 0)), self.keeper
         if keeper and keeper.trainer.whole:
             for event in keeper.trainer.unreported():
                 self._log(folder, event)
@@ -205,9 +183,9 @@ class Job:
             step = keeper.trainer.step
         elif keeper:
             keeper.wait()
-            step = int(folder.summary().get("step", 0))
+        self._log_costs(folder)
         self._log(folder, Interrupted(step))
-        self._close(folder)
+        self._report(folder)
 
     def _is_complete(self, summary: Mapping[str, Any]) -> bool:
         """Whether nothing is left to do: not after more steps or more patience were given."""
@@ -273,7 +251,7 @@ class Job:
                 "name": self.subject.name,
                 "noun": self.config.noun,
                 "kind": self.config.subject_kind,
-                "folder": str(self.subject.paths[0].resolve().parent),
+                "folder": self.subject.folder,
                 "photos": fingerprints(self.subject),
             },
             "models": {
@@ -377,18 +355,21 @@ class Job:
                     self.writer.add_scalar(f"{record['event']}/{key}", value, step)
         return event
 
-    def _close(self, folder: RunFolder) -> list[PhaseDone]:
-        """Books the phases' costs and writes the report."""
+    def _log_costs(self, folder: RunFolder) -> list[PhaseDone]:
+        """Books what the session's phases took."""
         phases = [
             self._log(folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb))
             for name, cost in self.meter.costs.items()
         ]
         self.meter.costs.clear()
+        return phases
+
+    def _report(self, folder: RunFolder) -> None:
+        """Replaces the report and the overview by what the folder now says."""
         folder.write_report(render_report(folder))
         run = Run(folder.path)
         if run.history:
             folder.save_overview(overview(run))
-        return phases
 
     def _finished(self, folder: RunFolder) -> Finished:
         run = Run(folder.path)

@@ -146,7 +146,8 @@ class Trainer:
 
     def unreported(self) -> list[StepDone]:
         """The events of steps already done that `run`, left where it stands, has not yielded."""
-        return list(self._report())
+        # Of a step that was interrupted the figures may be there, and the weights not yet.
+        return [event for event in self._report() if event.step <= self.step]
 
     def _report(self) -> Iterator[StepDone]:
         """The events of the steps since the last report."""
@@ -158,8 +159,9 @@ class Trainer:
         """Waits for the device. Raises UserError where what it computed is not finite."""
         if not self._computed:
             return
+        # An interrupt while it waits loses no step.
+        values = iter(torch.cat([row for _, row in self._computed.values()]).tolist())
         computed, self._computed = self._computed, {}
-        values = iter(torch.cat([row for _, row in computed.values()]).tolist())
         for step, (names, _) in computed.items():
             norm, loss = next(values), next(values)
             event = StepDone(step, loss, norm, {name: next(values) for name in names})
@@ -310,6 +312,6 @@ class Trainer:
             self._patience_out = self.stopping.exhausted
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                "the saved training state belongs to another model or version; "
-                "resume with the model it was made with, or start a new run"
+                "the saved training state belongs to another model, method, stopping rule or "
+                "version; resume with those it was made with, or start a new run"
             ) from error
