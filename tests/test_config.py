@@ -96,6 +96,8 @@ OTHER = {
     "validation.scheduler": "ddim",
     "validation.keep": "last",
     "validation.patience": 2,
+    "textual_inversion.vectors": 3,
+    "textual_inversion.initializer": "sks",
 }
 
 

@@ -490,7 +490,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {facts.learns}\n" in out
         assert name in rows
     learners = ["full,", "lora,", "dora"]
-    assert rows["rpo"] == ["rpo", *learners, "2", "2", "0", "4", "a", "training", "prompt"]
+    assert rows["rpo"] == ["rpo", *learners, "2", "2", "0", "4", "a", "prompt"]
     assert rows["similarity"] == ["similarity", *learners, "1", "0", "0", "nothing"]
     assert rows["dreambooth"] == [
         "dreambooth",

@@ -104,7 +104,7 @@ def print_methods() -> None:
         config = load_config("paper", method=name)
         passes = method_class(config).passes(config)
         rows = (f"{n:g}" for n in (passes.learning, passes.base, passes.texts))
-        drawn = [f"{passes.drawn} a training prompt"] if passes.drawn else []
+        drawn = [f"{passes.drawn} a prompt"] if passes.drawn else []
         drawn += [f"{passes.class_pictures} of the class"] if passes.class_pictures else []
         cells = (name, ", ".join(facts.learners), *rows, ", ".join(drawn) or "nothing")
         table.add_row(*map(Text, cells))

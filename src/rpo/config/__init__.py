@@ -24,6 +24,7 @@ from rpo.config.sections import (
     OnlineConfig,
     RewardConfig,
     SamplingConfig,
+    TextualInversionConfig,
     TrainingConfig,
     ValidationConfig,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Presets",
     "RewardConfig",
     "SamplingConfig",
+    "TextualInversionConfig",
     "TrainingConfig",
     "ValidationConfig",
     "changed",

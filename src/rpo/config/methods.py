@@ -62,6 +62,38 @@ METHODS: dict[str, MethodFacts] = {
         {"training.steps": 1000},  # the paper's, as the learning rate is
         {"training.steps": 400, "dreambooth.class_images": 64},
     ),
+    "textual_inversion": MethodFacts(
+        "rpo.methods.textual_inversion:TextualInversion",
+        "Textual inversion",
+        "arXiv 2208.01618",
+        "a word for the subject; the model itself stays as it is",
+        ("token",),
+        # The paper's rate is 0.005 for each picture of a batch.
+        {"training.learning_rate": 5e-3, "training.steps": 5000, "validation.every": 250},
+        {"training.learning_rate": 2e-2, "training.steps": 200, "validation.every": 40},
+    ),
+    "custom_diffusion": MethodFacts(
+        "rpo.methods.custom_diffusion:CustomDiffusion",
+        "Custom Diffusion",
+        "arXiv 2212.04488",
+        "a word and how the pictures attend to it, beside the class",
+        ("cross-attention",),
+        # The paper's rate, steps and batch; the token begins as a rare one of CLIP's.
+        {
+            "training.learning_rate": 8e-5,
+            "training.steps": 250,
+            "training.accumulate": 8,
+            "dreambooth.class_images": 200,
+            "textual_inversion.initializer": "ktn",
+        },
+        {
+            "training.learning_rate": 1e-3,
+            "training.steps": 200,
+            "training.accumulate": 1,
+            "dreambooth.class_images": 64,
+            "textual_inversion.initializer": "[V]",
+        },
+    ),
     "online": MethodFacts(
         "rpo.methods.online:Online",
         "Online RPO",

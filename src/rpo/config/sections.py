@@ -69,8 +69,10 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw8bit"] = _field(
         "adamw", "AdamW, or bitsandbytes' one that keeps its moments in 8 bits."
     )
-    weights: Literal["full", "lora", "dora"] = _field(
-        "full", "What learns: the whole denoiser (the paper), or a low-rank adapter of it."
+    weights: Literal["full", "lora", "dora", "token", "cross-attention"] = _field(
+        "full",
+        "What learns: the whole denoiser (the paper), a low-rank adapter of it, a new token of the "
+        "text encoders, or that and how the denoiser attends to the prompt.",
     )
     checkpointing: bool = _field(
         False, "Compute activations twice instead of keeping them: a third slower, far less memory."
@@ -158,7 +160,7 @@ class ValidationConfig(Section):
 
 @dataclass(frozen=True)
 class DreamBoothConfig(Section):
-    """Prior preservation, where method is dreambooth (Eq. 2 of arXiv 2208.12242)."""
+    """Prior preservation, where method is dreambooth (arXiv 2208.12242) or custom_diffusion."""
 
     _prefix: ClassVar[str] = "dreambooth."
     class_images: int = _field(
@@ -166,6 +168,21 @@ class DreamBoothConfig(Section):
     )
     prior_weight: float = _field(
         1.0, "Weight of the loss on them; 0 is the similarity loss alone.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class TextualInversionConfig(Section):
+    """The new token, where training.weights is token or cross-attention (arXiv 2208.01618)."""
+
+    _prefix: ClassVar[str] = "textual_inversion."
+    vectors: int = _field(
+        1, "Vectors that the identifier stands for, a token each.", at_least=1, at_most=64
+    )
+    initializer: str = _field(
+        "noun",
+        "Word whose first token's vector all of them begin as; noun is the subject's.",
+        form=(r"\S+", "one word"),
     )
 
 
@@ -213,6 +230,7 @@ SECTIONS: dict[str, Any] = {
     "reward": RewardConfig,
     "validation": ValidationConfig,
     "dreambooth": DreamBoothConfig,
+    "textual_inversion": TextualInversionConfig,
     "online": OnlineConfig,
     "disenbooth": DisenBoothConfig,
 }
@@ -269,6 +287,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     validation: ValidationConfig = ValidationConfig()
     dreambooth: DreamBoothConfig = DreamBoothConfig()
+    textual_inversion: TextualInversionConfig = TextualInversionConfig()
     online: OnlineConfig = OnlineConfig()
     disenbooth: DisenBoothConfig = DisenBoothConfig()
 

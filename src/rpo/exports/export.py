@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
+from rpo.exports.token_files import find_token, insert_token, token_file
 from rpo.models.families import FAMILIES
 from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
 from rpo.runs.result import Run, load_run
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rpo.exports.model_card import Base, Export
 
 FORMATS = {
-    "diffusers": "a whole pipeline in diffusers' layout, an adapter merged into it",
+    "diffusers": "a whole pipeline in diffusers' layout, an adapter or a new token put into it",
     "lora": "the adapter in diffusers' layout",
     "kohya": "the adapter in kohya's layout, which A1111, Forge, ComfyUI and sd-scripts read",
     "comfyui": "the adapter as ComfyUI reads it for this family of models",
@@ -64,7 +65,7 @@ def export(
     if to != "diffusers":
         stem = slug(f"{run.config.noun} {run.path.resolve().name}")
         name = ADAPTER_FILE if to == "lora" else f"{stem}.safetensors"
-    made = Export(run, base, to, dtype, name, adapter)
+    made = Export(run, base, to, dtype, name, adapter, find_token(run.best))
     with _new_folder(folder) as temporary:
         if to == "diffusers":
             _save_pipeline(made, temporary)
@@ -90,12 +91,26 @@ def check(
     check_writable(folder)
     if run.best_step is None:
         raise UserError(f"{run.path}: has no best/ yet; finish it with --resume")
+    if to != "diffusers" and find_token(run.best):
+        raise UserError(
+            f"--to {to}: {run.path} taught a new token, so there is no adapter to export; use --to "
+            f"diffusers{_as_embedding(run.best)}"
+        )
     if to != "diffusers" and not _is_adapter(run):
         raise UserError(
             f"--to {to}: {run.path} trained the whole denoiser, so there is no adapter to export; "
             "use --to diffusers"
         )
     return folder
+
+
+def _as_embedding(best: Path) -> str:
+    """What A1111 and ComfyUI can do with a token's file of a single text encoder."""
+    names = {file.name for file in best.glob("*.safetensors")}
+    if names != {token_file("text_encoder")}:
+        return ""
+    (name,) = names
+    return f", or put {best / name} among the embeddings of A1111 or ComfyUI, which read it"
 
 
 def _is_adapter(run: Run) -> bool:
@@ -249,18 +264,21 @@ def merge(denoiser: nn.Module, adapter: Adapter) -> None:
 
 
 def _save_pipeline(made: Export, folder: Path) -> None:
-    """The whole pipeline, the adapter merged into its denoiser."""
+    """The whole pipeline, the adapter merged into its denoiser or the token among its words."""
     import torch
 
     from rpo.models.backbone import Backbone
     from rpo.quiet import quiet
 
-    source = made.run.best if made.adapter is None else made.base.path
+    whole = made.adapter is None and not made.token
+    source = made.run.best if whole else made.base.path
     side = made.run.folder.environment()["resolution"]
     backbone = Backbone.load(source, device="cpu", resolution=side)
     if made.adapter is not None:
         merge(backbone.denoiser, made.adapter)
     pipeline = backbone.pipeline(backbone.denoiser)
+    if made.token:
+        insert_token(pipeline, made.run.best)
     with quiet():
         pipeline.to(getattr(torch, DTYPES[made.dtype]))
         _refuse_infinite(backbone.denoiser.state_dict(), made)

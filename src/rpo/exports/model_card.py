@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo.about import __version__
-from rpo.config import FLOW_SOLVER
+from rpo.config import FLOW_SOLVER, METHODS
 from rpo.data.prompts import Prompt
 from rpo.exports.lora_file import Adapter
 from rpo.models.families import FAMILIES, Family
@@ -96,7 +96,8 @@ class Base:
 class Export:
     """One export: of which run, in which format and precision.
 
-    file: the name of the LoRA's file, empty for a whole pipeline; adapter: None for a full run.
+    file: the name of the LoRA's file, empty for a whole pipeline; adapter: None for a full run;
+    token: the name of the token that was taught, empty where none was.
     """
 
     run: Run
@@ -105,16 +106,22 @@ class Export:
     dtype: str
     file: str
     adapter: Adapter | None
+    token: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """The word that names the subject: the new token, where there is one."""
+        return self.token or self.run.config.identifier
 
     @property
     def subject(self) -> str:
         """What the prompt calls the subject."""
-        return f"{self.run.config.identifier} {self.run.config.noun}"
+        return f"{self.identifier} {self.run.config.noun}"
 
     @property
     def prompt(self) -> str:
         """The prompt of the photos in training."""
-        return Prompt.reference(self.run.config.noun, self.run.config.identifier).conditioning
+        return Prompt.reference(self.run.config.noun, self.identifier).conditioning
 
     @property
     def card(self) -> dict[str, Any]:
@@ -177,7 +184,8 @@ def model_card(export: Export) -> str:
         f"---\n{_front_matter(export)}\n---",
         f"# {subject} on {export.base.title}",
         f"{kind} that draws one {export.run.config.noun}, called `{subject}`, learned from "
-        f"{len(export.run.folder.environment()['subject']['photos'])} photos by {METHOD}.",
+        f"{len(export.run.folder.environment()['subject']['photos'])} photos by "
+        f"{_method(export.run.config.method)}.",
         _facts(export),
         "## How to draw",
         f"Name the subject as `{subject}`: `{export.prompt}`. {_drawing(card).capitalize()} are "
@@ -221,6 +229,15 @@ def _network(adapter: Adapter | None) -> str:
     return "DoRA" if adapter is not None and adapter.is_dora else "LoRA"
 
 
+def _method(name: str) -> str:
+    """What the subject was taught by, with its paper."""
+    if name == "rpo" or name not in METHODS:
+        return METHOD if name == "rpo" else f"the method {name}"
+    facts = METHODS[name]
+    number = facts.paper.split()[1].strip(",")
+    return f"{facts.title} ([arXiv {number}](https://arxiv.org/abs/{number}))"
+
+
 def _drawing(card: Mapping[str, Any]) -> str:
     """ "ddim, 50 steps, guidance 7.5, seed 0"."""
     return (
@@ -235,7 +252,7 @@ def _facts(export: Export) -> str:
     hashes = [f"`{name}` sha256 `{digest}`" for name, digest in recorded.items()]
     rows = [
         ("subject", f"`{export.subject}`: the noun {export.run.config.noun}, the identifier "
-         f"`{export.run.config.identifier}`"),
+         f"`{export.identifier}`"),
         ("base model", f"{base.title} ({base.pipeline})"),
         ("its denoiser", "<br>".join(hashes) or "unknown"),
         ("kept step", f"{card['step']}, λ-harmonic reward {card['reward']:.4f}"),

@@ -13,6 +13,8 @@ LEARNERS: dict[str, str] = {
     "full": "rpo.learners.full:Full",
     "lora": "rpo.learners.lora:Lora",
     "dora": "rpo.learners.lora:Dora",
+    "token": "rpo.learners.token:Token",
+    "cross-attention": "rpo.learners.cross_attention:CrossAttention",
 }
 
 

@@ -45,6 +45,20 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def encode_once(family: Family, texts: Sequence[str]) -> Conditions:
+    """What the denoiser is told, a row a text; equal texts are encoded once.
+
+    Raises UserError for a prompt that the model would cut off.
+    """
+    unique = list(dict.fromkeys(texts))
+    chunks = [unique[k : k + TEXT_BATCH] for k in range(0, len(unique), TEXT_BATCH)]
+    encoded = Conditions.cat([family.encode(chunk) for chunk in chunks])
+    if len(unique) == len(texts):
+        return encoded
+    row = {text: index for index, text in enumerate(unique)}
+    return encoded[[row[text] for text in texts]]
+
+
 class Backbone:
     """A frozen pretrained model and the arithmetic of its diffusion.
 
@@ -206,17 +220,10 @@ class Backbone:
 
         Raises UserError for a prompt that the model would cut off.
         """
-        unique = list(dict.fromkeys(texts))
-        if self._remembered.keys() >= set(unique):
-            encoded = Conditions.cat([self._remembered[text] for text in unique])
-        else:
-            chunks = [unique[k : k + TEXT_BATCH] for k in range(0, len(unique), TEXT_BATCH)]
-            with self._awake(*self._texts):
-                encoded = Conditions.cat([self.family.encode(chunk) for chunk in chunks])
-        if len(unique) == len(texts):
-            return encoded
-        row = {text: index for index, text in enumerate(unique)}
-        return encoded[[row[text] for text in texts]]
+        if self._remembered.keys() >= set(texts):
+            return Conditions.cat([self._remembered[text] for text in texts])
+        with self._awake(*self._texts):
+            return encode_once(self.family, texts)
 
     def remember_prompts(self, texts: Sequence[str]) -> None:
         """Encodes them, and the unconditional, while the denoiser is not yet on the device.

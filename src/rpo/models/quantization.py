@@ -23,7 +23,7 @@ def refuse_impossible(config: Config) -> None:
     """Raises UserError where `quantize` and the other settings, or this machine, do not go well."""
     if config.quantize == "no":
         return
-    if config.training.weights == "full":
+    if config.training.weights in ("full", "cross-attention"):
         raise UserError(
             f"quantize {config.quantize}: quantised weights cannot learn, only an adapter on them "
             "can; add --set training.weights=lora"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from rpo.config import Config, values_of
+from rpo.errors import UserError
 from rpo.models.computing import FLOATS, REWARD_BATCH, TEXT_BATCH
 from rpo.planning import recorded
 from rpo.planning.architectures import Architecture
@@ -22,6 +23,7 @@ from rpo.planning.rates import Rate
 
 OVERHEAD = 0.6e9, 0.08  # bytes, and a share of all tensors
 DISK = 1e9  # bytes a second that weights are read at
+PLANNED = ("full", "lora", "dora")  # the learners that can be counted
 PHOTOS = 5  # of the subject; they are not known yet
 IMAGE_BATCH = 1  # photos encoded at once, as in Backbone.encode_images
 
@@ -46,8 +48,13 @@ class Choice:
 
     @staticmethod
     def of(config: Config) -> Choice:
-        """What `config` says of them."""
+        """What `config` says of them. Raises UserError for a learner that is not counted."""
         values = values_of(config)
+        if (weights := config.training.weights) not in PLANNED:
+            raise UserError(
+                f"training.weights {weights}: rpo plan counts {', '.join(PLANNED)} only; a new "
+                "token takes less memory than lora does"
+            )
         return Choice(**{name: values[key] for name, key in KEYS.items() if key in values})
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from rpo.about import ASSETS
 from rpo.config import SETTINGS, Config, value_of
+from rpo.exports.token_files import find_token, loading_lines
 from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.report.chart import reward_curve
 from rpo.report.page import duration, memory, picture, section, table
@@ -270,6 +271,8 @@ def _usage(run: Run, subject: str) -> str:
     ours = f'import rpo\n\nrun = rpo.load_run({path!r})\nimages = run.generate("{prompt}", n=4)'
     how, size = drawing(run.config), run.config.resolution
     best, adapter = path + "/best", run.config.training.weights != "full"
+    token = find_token(run.best)
+    told = f"a {token} {run.config.noun} on the Moon" if token else prompt
     base = run.config.model if run.config.model != EMBEDDED else str(resolve_model(EMBEDDED))
     opened = (
         "from diffusers import DiffusionPipeline\n\n"
@@ -282,9 +285,10 @@ def _usage(run: Run, subject: str) -> str:
         )
     plain = (
         opened
-        + (f"pipeline.load_lora_weights({best!r})\n" if adapter else "")
+        + (f"pipeline.load_lora_weights({best!r})\n" if adapter and not token else "")
+        + "".join(f"{line}\n" for line in loading_lines(run.best, best))
         + "image = pipeline(\n"
-        f'    "{prompt}",\n'
+        f'    "{told}",\n'
         f"    num_inference_steps={how['steps']},\n"
         f"    guidance_scale={how['guidance_scale']},\n"
         + (f"    height={size},\n    width={size},\n" if size else "")

@@ -113,7 +113,8 @@ class Run:
     def best(self) -> Path:
         """The fine-tuned pipeline: `DiffusionPipeline.from_pretrained(run.best)` loads it.
 
-        Of a LoRA it holds the adapter alone: `load_lora_weights(run.best)` on the base pipeline.
+        Of a LoRA it holds the adapter alone: `load_lora_weights(run.best)` on the base pipeline,
+        and of a new token its vectors: `load_textual_inversion(run.best)`.
         """
         return self.path / "best"
 
