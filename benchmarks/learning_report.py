@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.provenance import machine_line
-from rpo.evaluation.metrics import Interval, mean_interval, paired_difference
+from rpo.evaluation.statistics import Interval, mean_interval, paired_difference
 
 METHODS = ("base", "similarity", "similarity-best", "rpo-last", "rpo")
 METRICS = {
