@@ -18,7 +18,6 @@ from rpo.evaluation.metrics import (
     text_similarity,
 )
 from rpo.evaluation.statistics import (
-    bootstrap_difference,
     bootstrap_interval,
     mean_interval,
     paired_difference,
@@ -287,8 +286,3 @@ def test_bootstrap_agrees_with_the_normal_theory_of_many_values() -> None:
     assert bootstrap_interval([0.25] * 5).half_width == 0
     with pytest.raises(ValueError, match="two values"):
         bootstrap_interval([1.0])
-
-
-def test_a_bootstrap_difference_is_paired() -> None:
-    interval = bootstrap_difference([101, 1002, 10003], [100, 1000, 10000])
-    assert interval == bootstrap_interval([1, 2, 3])

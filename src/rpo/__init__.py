@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rpo.errors import UserError
 
 if TYPE_CHECKING:
-    from rpo.api import iterate, train
+    from rpo.api import evaluate, iterate, train
     from rpo.config import Config
     from rpo.data.prompts import Prompt
     from rpo.data.subject import Subject
@@ -41,6 +41,7 @@ __all__ = [
     "Subject",
     "UserError",
     "__version__",
+    "evaluate",
     "export",
     "iterate",
     "load_run",
@@ -52,6 +53,7 @@ _HOMES = {
     "Prompt": "rpo.data.prompts",
     "Run": "rpo.runs.result",
     "Subject": "rpo.data.subject",
+    "evaluate": "rpo.evaluation.evaluate",
     "export": "rpo.exports.export",
     "iterate": "rpo.api",
     "load_run": "rpo.runs.result",

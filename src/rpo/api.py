@@ -1,4 +1,4 @@
-"""What `import rpo` offers: teach a subject, open a run, export it."""
+"""What `import rpo` offers: teach a subject, open a run, export it, evaluate it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.config import Config, RewardConfig, for_subject, given, load_config
 from rpo.errors import UserError
+from rpo.evaluation.evaluate import evaluate
 from rpo.events import Event, Started
 from rpo.exports.export import export
 from rpo.models.resolve import known_presets
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rpo.training.stopping import StoppingRule
     from rpo.training.validation import Judge
 
-__all__ = ["export", "iterate", "load_run", "run_job", "train"]
+__all__ = ["evaluate", "export", "iterate", "load_run", "run_job", "train"]
 
 
 def train(

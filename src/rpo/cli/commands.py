@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rpo.about import __version__
+from rpo.cli.evaluate import evaluate_command
 from rpo.cli.export import export_command
 from rpo.cli.options import (
     DeviceFlag,
@@ -265,6 +266,7 @@ def generate(
 
 
 app.command("export")(export_command)
+app.command("evaluate")(evaluate_command)
 
 
 @app.command()

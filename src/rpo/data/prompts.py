@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from rpo.about import ASSETS
-from rpo.config import tomllib
+from rpo.config import Config, tomllib
 from rpo.errors import UserError
 
 BUILT_IN = ("paper", "emojiland")
@@ -129,6 +130,23 @@ def load_prompt_set(name_or_path: str | Path) -> PromptSet:
         raise UserError(f"{path}: unknown table [{unknown[0]}]; use {', '.join(SPLITS)}")
     lists = {split: _read_lists(tables.get(split, {}), f"{path}: {split}") for split in SPLITS}
     return PromptSet(**lists, source=str(name_or_path))
+
+
+def fitting_prompt_set(config: Config) -> PromptSet:
+    """The lists that a run is to use; "auto" is the base model's. UserError as above."""
+    automatic = "emojiland" if config.model == "emojiland" else "paper"
+    return load_prompt_set(automatic if config.prompts == "auto" else config.prompts)
+
+
+def skill_of(template: str) -> str:
+    """What a prompt asks for beyond the subject, such as "colour"; "other" for one's own."""
+    return _skills().get(_key(template), "other")
+
+
+@cache
+def _skills() -> dict[str, str]:
+    text = (ASSETS / "prompts" / "skills.toml").read_text(encoding="utf-8")
+    return {_key(t): skill for skill, templates in tomllib.loads(text).items() for t in templates}
 
 
 def _read_lists(table: Any, where: str) -> dict[str, tuple[str, ...]]:

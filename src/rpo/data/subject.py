@@ -107,7 +107,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         if not self.sha256:
-            hashes = tuple(_digest(image).hex() for image in self.images)
+            hashes = tuple(pixel_hash(image).hex() for image in self.images)
             object.__setattr__(self, "sha256", hashes)
 
     @property
@@ -138,7 +138,7 @@ class Subject:
         files with the same picture are such), and fewer than 2 photos. Pictures in formats that
         are not read do not count.
         """
-        noun, kind = _checked_noun(noun, kind)
+        noun, kind = checked_noun(noun, kind)
         photos: list[Photo] = []
         checks: list[PhotoCheck] = []
         for check, photo in _inspect(folder, small_below):
@@ -179,7 +179,7 @@ class Subject:
         UserError for what `from_folder` refuses in photos, a picture that is neither kind, and a
         tensor of another shape or range.
         """
-        noun, kind = _checked_noun(noun, kind)
+        noun, kind = checked_noun(noun, kind)
         if (
             not name.strip(" .")
             or printable(name) != name
@@ -193,7 +193,7 @@ class Subject:
         pictures = []
         for number, image in enumerate(images, 1):
             picture = _from_memory(image, f"image {number}")
-            twin = taken.setdefault(_digest(picture), number)
+            twin = taken.setdefault(pixel_hash(picture), number)
             if twin != number:
                 raise UserError(f"image {number}: the same as image {twin}; remove one of the two")
             pictures.append(picture)
@@ -214,7 +214,8 @@ class Subject:
 _LONGEST_NAME = 60  # characters; in UTF-8, with a number behind, it is still a folder's name
 
 
-def _checked_noun(noun: str, kind: Literal["auto", "live", "object"]) -> tuple[str, Kind]:
+def checked_noun(noun: str, kind: Literal["auto", "live", "object"]) -> tuple[str, Kind]:
+    """The noun without stray spaces, and the kind that "auto" stands for. Raises UserError."""
     noun = " ".join(noun.split())
     if not noun:
         raise UserError("noun is empty; name what the photos show, such as dog")
@@ -269,7 +270,7 @@ def _inspect(
                 raise RejectedPhoto(
                     f"smaller than {MIN_SIDE} pixels; replace it by the original photo"
                 )
-            twin = seen.setdefault(_digest(photo.image), path)
+            twin = seen.setdefault(pixel_hash(photo.image), path)
             if twin != path:
                 name = printable(twin.name)
                 raise RejectedPhoto(f"the same picture as {name}; remove one of the two")
@@ -360,7 +361,7 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
-def _digest(image: Image.Image) -> bytes:
+def pixel_hash(image: Image.Image) -> bytes:
     """SHA-256 of size and pixels, strip by strip: the bytes in one piece would double a photo."""
     digest = hashlib.sha256(repr(image.size).encode())
     rows = max(_STRIP_PIXELS // image.width, 1)

@@ -96,13 +96,3 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = row[drawn].mean(dim=1).quantile(tails).tolist()
     return Interval(math.fsum(values) / count, low, high, count)
-
-
-def bootstrap_difference(
-    first: Sequence[float], second: Sequence[float], level: float = 0.95, seed: int = 0
-) -> Interval:
-    """The bootstrap interval of the mean of first - second, unit by unit.
-
-    ValueError unless both have the same number of values, two or more.
-    """
-    return bootstrap_interval([a - b for a, b in zip(first, second, strict=True)], level, seed)

@@ -56,6 +56,12 @@ TOWERS: dict[str, Tower] = {
 }
 
 
+_PREPROCESSING = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_normalize", "image_mean", "image_std"),
+)
+
+
 class Encoder:
     """A loaded encoder. Features are float32 unit vectors on the CPU, whatever its device."""
 
@@ -77,6 +83,12 @@ class Encoder:
         self._tower = tower
         self._image_processor = image_processor
         self._tokenizer = tokenizer
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What is done to a picture first, as the image processors of transformers call it."""
+        told = self._image_processor.to_dict()
+        return {name: told[name] for name in _PREPROCESSING if told.get(name) is not None}
 
     def encode_images(self, images: Images) -> Tensor:
         """Image features, (N, D): ALIGN pooled, CLIP projected, ViT and DINO class token.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,17 +126,25 @@ class Run:
 
     @cached_property
     def _backbone(self) -> Backbone:
-        from rpo.models.backbone import Backbone
-
         if self.best_step is None:
             raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
-        config, whole = self.config, self._learns.whole
+        return self._load(self.best if self._learns.whole else resolve_model(self.config.model))
+
+    @cached_property
+    def _base(self) -> Backbone:
+        """The base model, untouched: an adapter would be put onto the other one's denoiser."""
+        return self._load(resolve_model(self.config.model))
+
+    def _load(self, model: Path) -> Backbone:
+        from rpo.models.backbone import Backbone
+
+        config, plain = self.config, self._learns.whole or self._unquantised
         return Backbone.load(
-            self.best if whole else resolve_model(config.model),
+            model,
             device=self._device or config.device,
             resolution=config.resolution,
             precision=config.precision,
-            quantize="no" if whole or self._unquantised else config.quantize,
+            quantize="no" if plain else config.quantize,
             offload=config.offload,
         )
 
@@ -178,8 +186,6 @@ class Run:
         prompt: with the identifier, as "a [V] dog on the Moon". Raises UserError for n, seed, steps
         or guidance_scale out of range, and for an unfinished run without best/.
         """
-        from rpo.models.sampling import sample
-
         for name, value in (("steps", steps), ("guidance_scale", guidance_scale)):
             if value is not None:
                 replace(SETTINGS[f"sampling.{name}"], key=name).check(value)
@@ -188,16 +194,45 @@ class Run:
         if not 0 <= seed <= LAST_SEED + 1 - n:
             raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
         chosen = self.settings(prompt, seed, steps, guidance_scale)
-        backbone = self._backbone
-        with naming_exhausted_memory():
+        return self._drawn([prompt] * n, range(seed, seed + n), chosen, on_step)
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        base: bool = False,
+        on_step: Callable[..., None] | None = None,
+    ) -> list[Image.Image]:
+        """One picture for each prompt and its seed, by the run's result or by its base model.
+
+        Raises UserError for an unfinished run without best/.
+        """
+        chosen = self.settings(prompts[0], seeds[0])
+        return self._drawn(prompts, seeds, chosen, on_step, base)
+
+    def _drawn(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        chosen: Mapping[str, Any],
+        on_step: Callable[..., None] | None,
+        base: bool = False,
+    ) -> list[Image.Image]:
+        import torch
+
+        from rpo.models.sampling import sample
+
+        backbone = self._base if base else self._backbone
+        with naming_exhausted_memory(), torch.no_grad():
             if self.config.offload:  # before the denoiser is there
-                backbone.remember_prompts([prompt])
-            learner = self._learner
+                backbone.remember_prompts(list(dict.fromkeys(prompts)))
+            learner = None if base else self._learner
             latents = sample(
                 backbone,
-                learner.denoiser,
-                learner.encode([prompt] * n),
-                range(seed, seed + n),
+                learner.denoiser if learner else backbone.denoiser,
+                (learner.encode if learner else backbone.encode_prompts)(prompts),
+                seeds,
                 steps=chosen["steps"],
                 guidance_scale=chosen["guidance_scale"],
                 batch_size=self.config.sampling.batch_size,

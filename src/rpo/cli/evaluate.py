@@ -1,0 +1,227 @@
+"""`rpo evaluate`, and its tables. Registered with the other commands by `rpo.cli.commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from rpo.cli.options import DeviceFlag, JsonFlag
+
+
+def evaluate_command(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Pictures of any system instead, named SUBJECT/PROMPTNUMBER-K.png.",
+        ),
+    ] = None,
+    subjects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The subjects' photos: emojiland, DreamBench's folder, or one with a "
+            "subjects.toml. Of runs: among whose photos a drawing has to find its own.",
+            show_default="emojiland for its model",
+        ),
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None,
+        typer.Option(
+            "--images-per-prompt",
+            help="Pictures of each test prompt.",
+            show_default="4; of --images the highest K",
+        ),
+    ] = None,
+    dino: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The judge of likeness: emojiland, a folder or a hub id.",
+            show_default="facebook/dino-vits16, or emojiland for its own",
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The judge of CLIP-I and CLIP-T.",
+            show_default="openai/clip-vit-base-patch32, or emojiland for its own",
+        ),
+    ] = None,
+    aesthetic: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="LAION's aesthetic head, a .safetensors file."),
+    ] = None,
+    aesthetic_clip: Annotated[
+        str, typer.Option(metavar="MODEL", help="The CLIP model that the head was fitted to.")
+    ] = "openai/clip-vit-large-patch14",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make.", show_default="evaluations/NAME-N in this directory"),
+    ] = None,
+    device: DeviceFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    r"""Measure what runs draw, or any system's pictures.
+
+    Draws the test prompts, and prints for each run DINO, CLIP-I, CLIP-T,
+    λ-harmonic, identity rank, diversity and class drift with intervals. All
+    figures, by prompt, skill, subject and picture, go into evaluation.json
+    in one new folder, the pictures beside it.
+
+    [bold]Examples[/]
+
+    [cyan]rpo evaluate runs/photos-1[/]
+    [cyan]rpo evaluate runs/dog-1 runs/dog-2 --images-per-prompt 1[/]
+    [cyan]rpo evaluate --images pictures --subjects dreambench[/]
+    """
+    from rpo.evaluation.evaluate import FILE, evaluate
+
+    messages = Console(stderr=True, highlight=False)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=messages,
+        disable=not messages.is_terminal,
+        transient=True,
+    )
+    with bars:
+        task = bars.add_task("loading", total=None)
+        found = evaluate(
+            runs or (),
+            images=images,
+            subjects=subjects,
+            images_per_prompt=images_per_prompt,
+            dino=dino,
+            clip=clip,
+            aesthetic=aesthetic,
+            aesthetic_clip=aesthetic_clip,
+            out=out,
+            device=device,
+            on_progress=lambda label, done, total: bars.update(
+                task, description=label, completed=done, total=total
+            ),
+        )
+    file = found.path / FILE
+    if as_json:
+        typer.echo(file.read_text(encoding="utf-8"), nl=False)
+        return
+    print_evaluation(found.data)
+    print(f"\nAll figures: {file}")
+
+
+def print_evaluation(data: Mapping[str, Any]) -> None:
+    """A table for each system, one for runs taken together, and paired differences, on stdout."""
+    console = Console(highlight=False)
+    for system in [*data["systems"], *data["together"]]:
+        _print_system(console, data, system)
+    for difference in data["differences"]:
+        table = _table("", "difference", "95 % interval")
+        for name, told in difference["metrics"].items():
+            table.add_row(_title(name), f"{told['mean']:+.3f}", _interval(told, "+.3f"))
+        console.print(f"\n{difference['first']} − {difference['second']}", markup=False)
+        console.print(table)
+
+
+def _print_system(console: Console, data: Mapping[str, Any], system: Mapping[str, Any]) -> None:
+    from rpo.evaluation.metrics import METRICS
+
+    photos = system.get("photos", {})
+    table = _table("", "", "mean", "95 % interval", "n", "real photos")
+    for name, metric in METRICS.items():
+        told = system["overall"].get(name)
+        cells = ["–", "", ""]
+        if told:
+            cells = [f"{told['mean']:.3f}", _interval(told, ".3f"), str(told["n"])]
+        arrow = {"higher": "↑", "lower": "↓"}[metric.better]
+        table.add_row(_title(name), arrow, *cells, f"{photos[name]:.3f}" if name in photos else "–")
+    say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+    subjects = system["subjects"]
+    of = next(iter(subjects)) if len(subjects) == 1 else f"{len(subjects)} subjects"
+    say(f"\n{system['name']}: {of}")
+    console.print(table)
+    if len(system["subjects"]) == 1:
+        say("n: prompts of this one subject (class drift: pictures), no sample of subjects")
+    for line in _provenance(data, system):
+        say(line)
+    for line in system.get("missing", ()):
+        console.print(Text(f"missing or left out: {line}", style="yellow"), soft_wrap=True)
+
+
+def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]:
+    """What a figure cannot be compared without, a line each."""
+    if "runs" in system:
+        return [f"runs           {', '.join(system['runs'])}"]
+    protocol = data["protocol"]
+    backbone = f"unknown; the pictures of {system.get('folder')}"
+    if "model" in system:
+        how = system["drawing"]
+        backbone = (
+            f"{system['model']}; {system['method']} ({system['weights']}), step {system['step']}; "
+            f"{how['scheduler']}, {how['steps']} steps, guidance {how['guidance_scale']:g}, "
+            f"{how['resolution']} pixels"
+        )
+    judges = [
+        f"{name} {judge['name']} ({', '.join(h[:10] for h in judge['sha256'].values())})"
+        for name, judge in data["judges"].items()
+    ]
+    steps = [f"{name} {_steps(j['preprocessing'])}" for name, j in data["judges"].items()]
+    drawn = f'drawn by "{system["drawn"]}", ' if "drawn" in system else ""
+    drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
+    return [
+        f"backbone       {backbone}",
+        f"judges         {'; '.join(judges)}",
+        f"preprocessing  photos: {protocol['photos']}; {'; '.join(steps)}",
+        f'prompts        {drawn}judged by "{system["judged"]}"{drift if "class" in system else ""}',
+        f"seeds          {system['seeds']}; {system['images_per_prompt']} pictures a prompt",
+        f"protocol       λ {protocol['lambda']:g}; interval {protocol['interval']}; "
+        f"identity rank among {len(data['gallery'])} subjects",
+    ]
+
+
+def _steps(preprocessing: Mapping[str, Any]) -> str:
+    """ "64 x 64 bicubic, crop 64 x 64" of an image processor's settings."""
+    from PIL import Image
+
+    said = []
+    if preprocessing.get("do_resize"):
+        filter_name = Image.Resampling(preprocessing.get("resample", 3)).name.lower()
+        said.append(f"{_extent(preprocessing['size'])} {filter_name}")
+    if preprocessing.get("do_center_crop"):
+        said.append(f"crop {_extent(preprocessing['crop_size'])}")
+    return ", ".join(said) or "as it is"
+
+
+def _extent(size: Mapping[str, int]) -> str:
+    if "shortest_edge" in size:
+        return f"short side {size['shortest_edge']}"
+    return f"{size['height']} x {size['width']}"
+
+
+def _interval(told: Mapping[str, Any], form: str) -> str:
+    return "" if told["low"] is None else f"[{told['low']:{form}}, {told['high']:{form}}]"
+
+
+def _title(name: str) -> str:
+    from rpo.evaluation.metrics import METRICS
+
+    return METRICS[name].title
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    return table
