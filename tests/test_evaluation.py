@@ -193,7 +193,7 @@ def own_suite(root: Path) -> Suite:
         save_photos(root / name)
         for file, picture in enumerate(pictures(3, 100 + seed, (40, 32))):
             picture.save(root / name / f"{file}.png")
-    return load_suite(root, str(root / "prompts.toml"))
+    return load_suite(root)
 
 
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:
@@ -207,7 +207,8 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
     read = suite.read(24)
     assert [len(r.photos) for r in read] == [3, 3, 3]
     assert {photo.size for r in read for photo in r.photos} == {(24, 24)}
-    # without a list of one's own it is DreamBench's
+    # without a list of its own it is DreamBench's
+    (tmp_path / "meine" / "prompts.toml").unlink()
     assert load_suite(tmp_path / "meine").prompts.test == load_prompt_set("paper").test
 
 

@@ -179,7 +179,9 @@ def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]
     ]
     steps = [f"{name} {_steps(j['preprocessing'])}" for name, j in data["judges"].items()]
     drawn = f'drawn by "{system["drawn"]}", ' if "drawn" in system else ""
-    drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
+    drift = ""
+    if "class" in system:
+        drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
     return [
         f"backbone       {backbone}",
         f"judges         {'; '.join(judges)}",

@@ -23,6 +23,7 @@ from rpo.runs.folder import as_pictures
 
 DREAMBENCH_FILE = "prompts_and_classes.txt"
 TABLE = "subjects.toml"
+PROMPTS = "prompts.toml"
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,16 @@ def numbered_prompts(prompts: PromptSet, kind: str) -> list[NumberedPrompt]:
     return [NumberedPrompt(number, text, skill_of(text)) for number, text in numbered]
 
 
-def load_suite(name: str | Path, prompts: str = "auto") -> Suite:
+def load_suite(name: str | Path) -> Suite:
     """ "emojiland", DreamBench's folder, or a folder with a subjects.toml.
 
     subjects.toml has a table for each subject, with its `noun` and, if need be, its `kind` (live or
-    object); the photos lie in subjects/NAME or NAME beside it. prompts: as the setting of that
-    name; "auto" are DreamBench's own, for a table of one's own the paper's list, which is the same.
-    UserError names what is missing.
+    object); the photos lie in subjects/NAME or NAME beside it. A prompts.toml there has the test
+    prompts, in the form that `load_prompt_set` reads; else they are DreamBench's. UserError names
+    what is missing.
     """
-    if str(name) == EMBEDDED:
-        folder, fitting = ASSETS / EMBEDDED, EMBEDDED
-    else:
-        folder, fitting = Path(name).expanduser(), "paper"
+    embedded = str(name) == EMBEDDED
+    folder = ASSETS / EMBEDDED if embedded else Path(name).expanduser()
     where = printable(str(name))
     if not folder.is_dir():
         raise UserError(f"--subjects {where}: no such folder; name emojiland or a suite's folder")
@@ -133,9 +132,10 @@ def load_suite(name: str | Path, prompts: str = "auto") -> Suite:
             )
         noun, kind = checked_noun(nouns[subject], kinds[subject])  # type: ignore[arg-type]
         entries.append(Entry(subject, noun, kind, place))
-    lists = own if own and prompts == "auto" else None
-    lists = lists or load_prompt_set(fitting if prompts == "auto" else prompts)
-    return Suite(str(name), tuple(entries), lists)
+    if own is None:
+        lists = folder / PROMPTS
+        own = load_prompt_set(EMBEDDED if embedded else lists if lists.is_file() else "paper")
+    return Suite(str(name), tuple(entries), own)
 
 
 def _read_table(file: Path) -> tuple[dict[str, str], dict[str, str]]:
