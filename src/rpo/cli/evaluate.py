@@ -131,7 +131,9 @@ def print_evaluation(data: Mapping[str, Any]) -> None:
         table = _table("", "difference", "95 % interval")
         for name, told in difference["metrics"].items():
             table.add_row(_title(name), f"{told['mean']:+.3f}", _interval(told, "+.3f"))
-        console.print(f"\n{difference['first']} − {difference['second']}", markup=False)
+        console.print(
+            f"\n{difference['first']} − {difference['second']}", markup=False, soft_wrap=True
+        )
         console.print(table)
 
 

@@ -173,37 +173,14 @@ def open_folder(folder: Path, suite: Suite, images_per_prompt: int | None = None
     images_per_prompt: how many there should be; by default the highest number in the names.
     UserError for a folder that is missing or without one picture of the suite's subjects.
     """
-    where = printable(str(folder))
-    if not folder.is_dir():
-        raise UserError(f"--images {where}: no such folder")
-    entries = {entry.name: entry for entry in suite.entries}
+    where = printable(folder)
     amiss: list[str] = []
-    named: list[tuple[str, NumberedPrompt, int, Path]] = []
-    for place in sorted(folder.iterdir()):
-        if place.name.startswith(".") or place.name.lower() in _PASSED_OVER:
-            continue
-        if not place.is_dir() or place.name not in entries:
-            what = "no subject of the suite" if place.is_dir() else "not in a subject's folder"
-            amiss.append(f"{printable(place.name)}: not judged, {what}")
-            continue
-        prompts = {p.number: p for p in suite.numbered(entries[place.name].kind)}
-        taken: dict[tuple[int, int], str] = {}
-        for path in sorted(place.iterdir()):
-            if path.name.startswith(".") or path.name.lower() in _PASSED_OVER:
-                continue
-            name = f"{place.name}/{printable(path.name)}"
-            match = _NAME.fullmatch(path.name)
-            key = (int(match[1]), int(match[2])) if match else (0, 0)
-            if not match or path.is_dir():
-                amiss.append(f"{name}: not judged, its name is not PROMPTNUMBER-K.png")
-            elif key[0] not in prompts:
-                amiss.append(f"{name}: not judged, there are {len(prompts)} prompts")
-            elif images_per_prompt and key[1] > images_per_prompt:
-                amiss.append(f"{name}: not judged, beyond {images_per_prompt} pictures a prompt")
-            elif taken.setdefault(key, path.name) != path.name:
-                amiss.append(f"{name}: not judged, the same number as {taken[key]}")
-            else:
-                named.append((place.name, prompts[key[0]], key[1], path))
+    if not folder.is_dir():
+        raise UserError(f"--images {where}: no such folder; name the one with the pictures")
+    try:
+        named = list(_named(folder, suite, images_per_prompt, amiss))
+    except OSError as error:
+        raise UserError(f"--images {where}: cannot be read ({error.strerror})") from None
     if not named:
         raise UserError(
             f"--images {where}: holds no SUBJECT/PROMPTNUMBER-K.png of {suite.name}, whose first "
@@ -212,7 +189,7 @@ def open_folder(folder: Path, suite: Suite, images_per_prompt: int | None = None
     sizes = {path: _size(path) for _, _, _, path in named}
     counted = Counter(size for size in sizes.values() if size)
     if not counted:
-        raise UserError(f"--images {where}: not one of its pictures can be read")
+        raise UserError(f"--images {where}: not one of its pictures can be read; draw them anew")
     usual = max(counted, key=lambda size: (counted[size], size))
     files: dict[str, list[tuple[NumberedPrompt, int, Path]]] = {}
     for subject, prompt, number, path in named:
@@ -230,6 +207,41 @@ def open_folder(folder: Path, suite: Suite, images_per_prompt: int | None = None
     }
     expected = images_per_prompt or max(number for _, _, number, _ in named)
     return PictureFolder(folder, ordered, usual, amiss, expected)
+
+
+def _named(
+    folder: Path, suite: Suite, most: int | None, amiss: list[str]
+) -> Iterator[tuple[str, NumberedPrompt, int, Path]]:
+    """The files that are named as pictures of the suite; adds all others to `amiss`."""
+    entries = {entry.name: entry for entry in suite.entries}
+    for place in _entries(folder):
+        if not place.is_dir() or place.name not in entries:
+            what = "no subject of the suite" if place.is_dir() else "not in a subject's folder"
+            amiss.append(f"{printable(place.name)}: not judged, {what}")
+            continue
+        prompts = {p.number: p for p in suite.numbered(entries[place.name].kind)}
+        taken: dict[tuple[int, int], str] = {}
+        for path in _entries(place):
+            match = _NAME.fullmatch(path.name)
+            prompt, number = (int(match[1]), int(match[2])) if match else (0, 0)
+            if not match or path.is_dir():
+                reason = "its name is not PROMPTNUMBER-K.png"
+            elif prompt not in prompts:
+                reason = f"there are {len(prompts)} prompts"
+            elif most and number > most:
+                reason = f"beyond {most} pictures a prompt"
+            elif taken.setdefault((prompt, number), path.name) != path.name:
+                reason = f"the same number as {taken[prompt, number]}"
+            else:
+                yield place.name, prompts[prompt], number, path
+                continue
+            amiss.append(f"{place.name}/{printable(path.name)}: not judged, {reason}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, less what systems put there."""
+    found = sorted(folder.iterdir())
+    return [p for p in found if p.name[0] != "." and p.name.lower() not in _PASSED_OVER]
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
 
 from PIL import Image
@@ -106,7 +107,7 @@ def load_suite(name: str | Path) -> Suite:
     what is missing.
     """
     embedded = str(name) == EMBEDDED
-    folder = ASSETS / EMBEDDED if embedded else Path(name).expanduser()
+    folder = ASSETS / EMBEDDED if embedded else Path(expanduser(name))
     where = printable(str(name))
     if not folder.is_dir():
         raise UserError(f"--subjects {where}: no such folder; name emojiland or a suite's folder")

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from rpo.data.prompts import fitting_prompt_set
 from rpo.data.subject import pixel_hash
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.evaluation.drawn import (
     CLASS_PICTURES,
     PictureFolder,
@@ -99,10 +99,10 @@ def evaluate(
     elif subjects is None:
         raise UserError("--subjects is missing: the suite whose subjects --images shows")
     else:
-        model, name = os.fspath(subjects), Path(images or "").resolve().name
+        model, name = os.fspath(subjects), printable(Path(images or "").resolve().name)
     suite = None if subjects is None else load_suite(os.fspath(subjects))
     if images is not None and suite:
-        pictures = open_folder(Path(images).expanduser(), suite, images_per_prompt)
+        pictures = open_folder(Path(os.path.expanduser(images)), suite, images_per_prompt)
     path = expanded(out) if out else next_free(Path("evaluations"), name)
     check_free(path)
     own = default_judges(model)
@@ -150,7 +150,7 @@ def _cases(runs: Sequence[Run]) -> list[_Case]:
     for run in runs:
         config = run.config
         prompts = numbered_prompts(fitting_prompt_set(config), config.subject_kind)
-        name = _unique(run.path.resolve().name, taken)
+        name = _unique(printable(run.path.resolve().name), taken)
         cases.append(_Case(name, run, read_run_subject(run), prompts))
     sides = {case.subject.photos[0].width for case in cases}
     if len(sides) > 1:
@@ -226,7 +226,7 @@ def _about(case: _Case) -> dict[str, Any]:
     """What a run is, and how it drew."""
     config, template = case.run.config, case.prompts[0].template
     return {
-        "run": str(case.run.path.resolve()),
+        "run": printable(case.run.path.resolve()),
         "model": config.model,
         "method": config.method,
         "weights": config.training.weights,
@@ -291,7 +291,7 @@ def _judge_folder(
         shown.append(drawn.subject)
     example = suite.numbered(shown[0].kind)[0].plain(shown[0].noun)
     about = {
-        "folder": str(pictures.path.resolve()),
+        "folder": printable(pictures.path.resolve()),
         "size": list(pictures.size),
         "images_per_prompt": pictures.per_prompt,
         "judged": example,

@@ -36,6 +36,10 @@ class Scorer:
     def __init__(self, judges: Judges, gallery: Sequence[Reference], lam: float = 0.5) -> None:
         """gallery: the references, of which each has its own name. lam: of the harmonic reward."""
         self.judges, self.gallery, self.lam = judges, gallery, lam
+        self._photos = [photo for reference in gallery for photo in reference.photos]
+        self._whose = [reference for reference in gallery for _ in reference.photos]
+        self._encoded: dict[str, Tensor] = {}
+        self._judges = dict(judges.named())
 
     def score(self, drawn: Drawn) -> list[Row]:
         """A row a picture, then a row a picture of the class. The subject is of the gallery."""
@@ -47,7 +51,9 @@ class Scorer:
             Row(drawn.subject.name, 0, number + 1, "", "")
             for number in range(len(drawn.class_tuned))
         ]
-        features = {name: self._features(name, judge, drawn) for name, judge in self._judges()}
+        features = {
+            name: self._features(name, judge, drawn) for name, judge in self._judges.items()
+        }
         for name, metric in METRICS.items():
             own = features.get(metric.judge)
             values = None if own is None else metric.values(own)
@@ -63,9 +69,9 @@ class Scorer:
         """Each photo against the others, leaving itself out: the mean of what photos can have."""
         found: dict[str, list[float]] = {}
         every = range(len(subject.photos))
-        for name, judge in self._judges():
+        for name, judge in self._judges.items():
             photos = judge.encode_images(subject.photos)
-            gallery, own, peers = self._placed(judge, subject)
+            gallery, own, peers = self._placed(name, subject)
             for k in every:
                 others = torch.tensor([j != k for j in every])
                 stays = torch.ones(len(gallery), dtype=torch.bool)
@@ -87,20 +93,17 @@ class Scorer:
                         found.setdefault(key, []).append(values.item())
         return {name: math.fsum(values) / len(values) for name, values in found.items()}
 
-    def _judges(self) -> list[tuple[str, Judge]]:
-        return list(self.judges.named())
-
-    def _placed(self, judge: Judge, subject: Reference) -> tuple[Tensor, Tensor, Tensor]:
+    def _placed(self, name: str, subject: Reference) -> tuple[Tensor, Tensor, Tensor]:
         """The gallery's features (G, D), and which are the subject's own, and of its class."""
-        photos = [photo for reference in self.gallery for photo in reference.photos]
-        whose = [reference for reference in self.gallery for _ in reference.photos]
-        own = torch.tensor([reference.name == subject.name for reference in whose])
-        peers = torch.tensor([reference.noun == subject.noun for reference in whose])
-        return judge.encode_images(photos), own, peers
+        if name not in self._encoded:
+            self._encoded[name] = self._judges[name].encode_images(self._photos)
+        own = torch.tensor([reference.name == subject.name for reference in self._whose])
+        peers = torch.tensor([reference.noun == subject.noun for reference in self._whose])
+        return self._encoded[name], own, peers
 
     def _features(self, name: str, judge: Judge, drawn: Drawn) -> Features:
         noun = drawn.subject.noun
-        gallery, own, peers = self._placed(judge, drawn.subject)
+        gallery, own, peers = self._placed(name, drawn.subject)
         texts = None
         if name == "clip":
             texts = judge.encode_texts([p.template.replace("{}", noun) for p in drawn.prompts])
