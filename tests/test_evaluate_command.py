@@ -223,6 +223,26 @@ def test_runs_of_one_method_are_one_system_over_subjects(
     assert together["overall"]["clip_i"] == pytest.approx(expected, abs=2e-6)
 
 
+def test_a_new_token_leaves_its_class_as_it_was(
+    done: Path, judges: list[str], world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(world.photos), *world.flags(), "--method", "textual_inversion", "--quiet"]
+    assert cli.run(["train", *words, "--out", "token"]) == 0
+    capsys.readouterr()
+    out, folder, data = evaluated(capsys, "token", done, *judges, "--images-per-prompt", 1)
+    token, whole = data["systems"]
+    assert token["weights"] == "token"
+    assert token["overall"]["class_drift"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert whole["overall"]["class_drift"]["mean"] > 1e-4
+    base = contents(folder / "class" / "token" / "base")
+    assert base == contents(folder / "class" / "token" / "tuned")
+    assert base == contents(folder / "class" / "done" / "base")
+    assert base != contents(folder / "class" / "done" / "tuned")
+    (difference,) = data["differences"]  # of one subject, prompt by prompt
+    assert difference["first"].startswith("textual_inversion (token) on ")
+    assert "no identity rank without other subjects, which --subjects names" in out
+
+
 def test_json_is_what_is_written(
     done: Path, judges: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,14 +184,16 @@ def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]
     drift = ""
     if "class" in system:
         drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
+    rank = f"identity rank among {len(data['gallery'])} subjects"
+    if len(data["gallery"]) == 1:
+        rank = "no identity rank without other subjects, which --subjects names"
     return [
         f"backbone       {backbone}",
         f"judges         {'; '.join(judges)}",
         f"preprocessing  photos: {protocol['photos']}; {'; '.join(steps)}",
         f'prompts        {drawn}judged by "{system["judged"]}"{drift if "class" in system else ""}',
         f"seeds          {system['seeds']}; {system['images_per_prompt']} pictures a prompt",
-        f"protocol       λ {protocol['lambda']:g}; interval {protocol['interval']}; "
-        f"identity rank among {len(data['gallery'])} subjects",
+        f"protocol       λ {protocol['lambda']:g}; interval {protocol['interval']}; {rank}",
     ]
 
 

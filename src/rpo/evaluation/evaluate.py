@@ -32,7 +32,7 @@ from rpo.evaluation.dreambench import (
 )
 from rpo.evaluation.judges import AESTHETIC_CLIP, Judges, default_judges, load_judges
 from rpo.evaluation.scoring import Row, Scorer, compare, summarise, summarise_photos
-from rpo.models.resolve import EMBEDDED
+from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.runs.environment import versions
 from rpo.runs.folder import check_free, expanded, naming_full_disk, next_free
 from rpo.runs.result import Run, drawing, load_run
@@ -127,6 +127,7 @@ def _opened(run: Run | Place, device: str | None) -> Run:
     found = replace(found, _device=device) if device else found
     if found.best_step is None:
         raise UserError(f"{found.path}: has no best/ yet; finish it with --resume")
+    resolve_model(found.config.model)  # the base model draws too: told now, not minutes later
     return found
 
 

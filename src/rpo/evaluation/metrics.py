@@ -146,7 +146,7 @@ def diversity(features: Features) -> Tensor:
     """
     same = features.prompts[:, None] == features.prompts[None, :]  # (N, N)
     same.fill_diagonal_(False)
-    distances = (1 - _cosines(features.pictures, features.pictures)) * same
+    distances = _distance(_cosines(features.pictures, features.pictures)) * same
     return distances.sum(dim=1) / same.sum(dim=1)
 
 
@@ -157,7 +157,11 @@ def class_drift(features: Features) -> Tensor:
     """
     assert features.class_tuned is not None
     assert features.class_base is not None
-    return 1 - F.cosine_similarity(features.class_tuned, features.class_base, dim=-1)
+    return _distance(F.cosine_similarity(features.class_tuned, features.class_base, dim=-1))
+
+
+def _distance(cosine: Tensor) -> Tensor:
+    return (1 - cosine).clamp(min=0)  # of equal pictures it is 0, and not -1e-8
 
 
 def identity_rank(features: Features) -> Tensor:
