@@ -21,6 +21,7 @@ from rpo.errors import UserError
 from rpo.evaluation.drawn import Drawn, open_folder
 from rpo.evaluation.dreambench import NumberedPrompt, Reference, Suite, load_suite
 from rpo.evaluation.judges import Judge, Judges, load_judges, read_head
+from rpo.evaluation.metrics import average_precision
 from rpo.evaluation.scoring import Row, Scorer, compare, summarise
 
 ROOT = Path(__file__).parent.parent
@@ -415,6 +416,12 @@ def test_the_oracle_row_leaves_each_photo_out(judges: Judges) -> None:
     pairs = [cosines[i, j].item() for i in range(3) for j in range(3) if i != j]
     assert found["dino"] == pytest.approx(sum(pairs) / 6, abs=1e-6)
     assert set(found) == {"dino", "clip_i", "identity_rank", "identity_rank_in_class"}
+    ranks = []
+    for k in range(3):  # photo k looks for the two others, among them and six of other subjects
+        rest = [r.photos[j] for r in subjects for j in range(3) if (r.name, j) != ("rex", k)]
+        scores = features[[k]] @ judges.dino.encoder.encode_images(rest).T
+        ranks.append(average_precision(scores, torch.arange(8) < 2).item())
+    assert found["identity_rank"] == pytest.approx(sum(ranks) / 3, abs=1e-6)
     # of the photos themselves as drawings each would find itself first
     itself = Drawn(
         subjects[0], subjects[0].photos, (NumberedPrompt(1, "a {}", "other"),) * 3, (1, 2, 3)
@@ -443,8 +450,8 @@ def test_the_aesthetic_judge_is_the_head_on_clip_features(
 
 
 def row(subject: str, prompt: int, number: int, **figures: float) -> Row:
-    template, skill = {1: ("a {} in snow", "place"), 2: ("a red {}", "colour")}[prompt]
-    return Row(subject, prompt, number, template, skill, figures)
+    templates = {1: ("a {} in snow", "place"), 2: ("a red {}", "colour"), 3: ("a {}", "colour")}
+    return Row(subject, prompt, number, *templates[prompt], figures)
 
 
 # rex: prompt 1 (.2 + .4) / 2 = .3, prompt 2 .9 -> .6; cup: prompt 2 .1
@@ -471,6 +478,14 @@ def test_means_by_hand() -> None:
     assert found["skills"]["colour"]["dino"] == close(0.5)
     assert found["prompts"]["a red {}"]["dino"] == close(0.5)
     assert summarise(ROWS[::-1])["overall"] == overall
+
+
+def test_a_prompt_with_more_pictures_weighs_no_more() -> None:
+    rows = [row("rex", 2, 1, dino=0.9), row("rex", 3, 1, dino=0.1), row("rex", 3, 2, dino=0.3)]
+    found = summarise(rows)
+    for told in (found["subjects"]["rex"], found["skills"]["colour"]):
+        assert told["dino"] == pytest.approx((0.9 + 0.2) / 2)
+    assert found["overall"]["dino"]["n"] == 2
 
 
 def test_of_one_subject_the_interval_is_over_prompts() -> None:
