@@ -22,12 +22,12 @@ from rpo.cli import commands as cli
 from rpo.config import DreamBoothConfig, SamplingConfig, changed, load_config
 from rpo.errors import UserError
 from rpo.events import Drawn, Notice, Progress, StepDone
-from rpo.methods import class_pictures, method_class
-from rpo.methods.class_pictures import cache_folder
+from rpo.methods import method_class
 from rpo.methods.dreambooth import DreamBooth
 from rpo.methods.similarity import Similarity
-from rpo.models import pictures
+from rpo.models import class_pictures, pictures
 from rpo.models.backbone import Backbone
+from rpo.models.class_pictures import cache_folder
 
 CLASS = 5
 

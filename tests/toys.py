@@ -18,7 +18,7 @@ from rpo.config import Config
 from rpo.events import Validated
 from rpo.learners.learner import Learner
 from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.models.rows import Rows
 from rpo.rewards.harmonic import Scores
 from rpo.training.stopping import Decision
 

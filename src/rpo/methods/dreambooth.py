@@ -21,11 +21,11 @@ from rpo.config import Config
 from rpo.data.prompts import Prompt
 from rpo.events import Event
 from rpo.learners.learner import Learner
-from rpo.methods.class_pictures import draw_class_pictures
 from rpo.methods.losses import similarity_loss
 from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.models.class_pictures import draw_class_pictures
 from rpo.models.conditions import Conditions
+from rpo.models.rows import Rows
 from rpo.seeds import make_generator
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from rpo.config import Config
 from rpo.data.prompts import Prompt
 from rpo.events import Event
-from rpo.methods.rows import Rows
 from rpo.models.backbone import Backbone
+from rpo.models.rows import Rows
 from rpo.rewards.harmonic import draw_labels
 from rpo.seeds import make_generator
 

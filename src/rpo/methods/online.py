@@ -25,9 +25,9 @@ from rpo.errors import UserError
 from rpo.events import Event
 from rpo.learners.learner import Learner
 from rpo.methods.method import Method, Passes, Task, Terms
-from rpo.methods.rows import Rows
 from rpo.methods.rpo import RPO
 from rpo.methods.similarity import Similarity
+from rpo.models.rows import Rows
 from rpo.models.sampling import draw_with_gradient
 from rpo.seeds import derive_seed, make_generator
 

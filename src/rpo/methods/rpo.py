@@ -23,9 +23,9 @@ from rpo.events import Drawn, Event, Labelled, Progress
 from rpo.learners.learner import Learner
 from rpo.methods.losses import PreferenceLoss, improvement, preference_loss, similarity_loss
 from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
 from rpo.models.conditions import Conditions
 from rpo.models.pictures import draw_pictures
+from rpo.models.rows import Rows
 from rpo.models.sampling import to_uint8
 from rpo.rewards.harmonic import preference_probability
 from rpo.seeds import derive_seed

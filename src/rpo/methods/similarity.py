@@ -17,8 +17,8 @@ from rpo.events import Event
 from rpo.learners.learner import Learner
 from rpo.methods.losses import similarity_loss
 from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
 from rpo.models.conditions import Conditions
+from rpo.models.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rpo.events import Event
 from rpo.learners.learner import Learner
 from rpo.methods.losses import similarity_loss
 from rpo.methods.method import Method, Passes, Task, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.models.rows import Rows
 from rpo.seeds import make_generator
 
 # Of a picture's kind and cut, and never of the subject's looks: those are the token's to say.
