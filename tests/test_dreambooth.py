@@ -19,7 +19,7 @@ from tiny import LATENT_SHAPE, tiny_backbone, tiny_pipeline
 
 import rpo
 from rpo.cli import commands as cli
-from rpo.config import DreamBoothConfig, SamplingConfig, changed, load_config
+from rpo.config import METHODS, DreamBoothConfig, SamplingConfig, changed, load_config
 from rpo.errors import UserError
 from rpo.events import Drawn, Notice, Progress, StepDone
 from rpo.methods import method_class
@@ -452,7 +452,7 @@ def test_the_papers_settings_and_the_small_worlds() -> None:
 
 def test_passes() -> None:
     config = load_config("paper", method="dreambooth", overrides=["training.photos=3"])
-    passes = DreamBooth.passes(config)
+    passes = METHODS["dreambooth"].passes(config)
     assert (passes.learning, passes.base, passes.texts, passes.drawn) == (4, 0, 0, 0)
     assert passes.class_pictures == 1000
 

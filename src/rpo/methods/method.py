@@ -63,25 +63,6 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Passes:
-    """Rows that one photo of a step sends through each network: what `rpo plan` counts.
-
-    Attributes:
-        learning: through what learns, with gradient.
-        base: through the frozen base model.
-        texts: through the text encoders with gradient.
-        drawn: pictures of each training prompt that the base model draws before training.
-        class_pictures: and of the class; they may come from the cache.
-    """
-
-    learning: float = 1
-    base: float = 0
-    texts: float = 0
-    drawn: int = 0
-    class_pictures: int = 0
-
-
-@dataclass(frozen=True)
 class Visit(Rows):
     """What a gradient step of B pairs, or photos, sees of the photos.
 
@@ -132,11 +113,6 @@ class Method(ABC):
     @abstractmethod
     def loss(self, learner: Learner, data: Any, batch: Any) -> Terms:
         """The loss of a batch; data and batch are on the backbone's device."""
-
-    @classmethod
-    @abstractmethod
-    def passes(cls, config: Config) -> Passes:
-        """What one photo of a step costs with these settings."""
 
     @classmethod
     def further_prompts(cls, reference: Prompt) -> tuple[str, ...]:
