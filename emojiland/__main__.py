@@ -33,15 +33,17 @@ from emojiland.words import make_tokenizer
 ASSETS = Path(__file__).parent.parent / "src" / "rpo" / "assets" / "emojiland"
 SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
-    "autoencoder": 4_600,
+    "autoencoder": 7_000,
     "reward": 3_800,
     "judge-clip": 3_800,
     "judge-dino": 2_200,
-    "diffusion": 8_200,
+    "diffusion": 33_000,
 }
 
 
-def _models(work: Path, steps: dict[str, int], only: str | None, start: Path | None):
+def _models(
+    work: Path, steps: dict[str, int], only: str | None, start: Path | None, finished: Path | None
+):
     """Trains (or resumes, or just loads) every model, in the order they need each other."""
     artwork = work / "artwork"
     download(artwork)
@@ -49,7 +51,10 @@ def _models(work: Path, steps: dict[str, int], only: str | None, start: Path | N
     tokenizer = make_tokenizer(work / "tokenizer")
     kind = diffusion.StableDiffusionPipeline
     before = kind.from_pretrained(start, safety_checker=None) if start else None
-    vae = autoencoder.train(pool, work, steps["autoencoder"], before and before.vae)
+    if finished:
+        vae = autoencoder.load(finished)
+    else:
+        vae = autoencoder.train(pool, work, steps["autoencoder"], before and before.vae)
     latents, scale = autoencoder.latents(vae, pool, work / "latents.npy")
     wanted = [only] if only else list(steps)
     models: dict[str, torch.nn.Module] = {"autoencoder": vae}
@@ -126,6 +131,9 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, help="a pipeline whose weights autoencoder and diffusion begin from"
     )
+    parser.add_argument(
+        "--autoencoder", type=Path, help="a trained one's folder, in place of training one"
+    )
     args = parser.parse_args()
     work = args.work.expanduser()
     steps = dict(STEPS)
@@ -133,7 +141,7 @@ def main() -> None:
         steps[args.only] = args.steps
     began = time.monotonic()
     if args.action in ("build", "train", "export"):
-        models, tokenizer, scale = _models(work, steps, args.only, args.start)
+        models, tokenizer, scale = _models(work, steps, args.only, args.start, args.autoencoder)
         if args.action != "train":
             export(models, tokenizer, scale, work)
     if args.action in ("build", "evaluate"):

@@ -73,6 +73,12 @@ def train(
     return model
 
 
+def load(folder: Path) -> AutoencoderKL:
+    """A finished one, in float32."""
+    model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    return model.to(device()).eval()
+
+
 def grow_autoencoder(model: AutoencoderKL, start: AutoencoderKL) -> None:
     """`grow`, where the encoder's last layer says the means first and then the log variances."""
     grow(model, start)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rpo.config import Config, changed, given
+from rpo.config import METHODS, Config, Passes, changed, given
 from rpo.models.resolve import known_presets
 from rpo.planning import recorded
 from rpo.planning.architectures import BUILT_IN, Part, load_architecture
-from rpo.planning.counting import RPO, Counter, Passes, TrainedWeights
+from rpo.planning.counting import Counter, TrainedWeights
 from rpo.planning.estimate import Estimator
 from rpo.planning.plan import make_plan
 from rpo.planning.rates import Rate
@@ -44,8 +44,8 @@ def test_recorded_counts_are_those_of_counting() -> None:
     for learner in (TrainedWeights(), TrainedWeights("lora")):
         counter.learning(learner)
     counter.draw("fp32", 2, TrainedWeights())
-    counter.step("fp32", RPO, TrainedWeights(), False)
-    counter.step("bf16", RPO, TrainedWeights("lora"), True)
+    counter.step("fp32", METHODS["rpo"].passes(Config()), TrainedWeights(), False)
+    counter.step("bf16", METHODS["rpo"].passes(Config()), TrainedWeights("lora"), True)
     known = recorded.load()
     assert counter.counted == {name: known.get(name) for name in counter.counted}
     assert len(counter.counted) == 6 + 1 + 2 + 2 + 1 + 2
@@ -82,9 +82,14 @@ def test_what_is_known_is_not_counted_again() -> None:
     assert counter.parameters(architecture.denoiser) == 7
 
 
-def test_the_base_answers_all_rows_or_none() -> None:
-    with pytest.raises(ValueError, match="all rows or none"):
-        counter_of("sd15").step("fp32", Passes(1, 2), TrainedWeights(), False)
+def test_the_base_may_answer_some_of_the_rows() -> None:
+    """Three photos' rows learn and the base answers two: its flops are two thirds of a forward."""
+    counter = counter_of("sd15")
+    learner = TrainedWeights()
+    alone, some, all_ = (
+        counter.step("fp32", Passes(3, base=base), learner, False).flops for base in (0, 2, 3)
+    )
+    assert (some - alone) / (all_ - alone) == pytest.approx(2 / 3, rel=1e-3)
 
 
 def test_the_command_imports_no_networks_for_a_built_in_model() -> None:

@@ -17,7 +17,7 @@ from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor
 
 import rpo
-from rpo.config import Config, load_config
+from rpo.config import METHODS, Config, load_config
 from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import StepDone, Validated
@@ -187,7 +187,7 @@ def assert_gradients_agree(ours: Tensor | None, theirs: Tensor | None) -> None:
 
 
 def test_the_cost_counts_the_class_and_the_text() -> None:
-    passes = CustomDiffusion.passes(config())
+    passes = METHODS["custom_diffusion"].passes(config())
     counted = (passes.learning, passes.texts, passes.base, passes.class_pictures)
     assert counted == (2, 1, 0, 200)  # 200 as in the paper
 

@@ -17,7 +17,7 @@ from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor
 
 import rpo
-from rpo.config import Config, DisenBoothConfig, TrainingConfig, load_config
+from rpo.config import METHODS, Config, DisenBoothConfig, TrainingConfig, load_config
 from rpo.errors import UserError
 from rpo.events import StepDone, Validated
 from rpo.learners import learner_class
@@ -183,7 +183,7 @@ def test_without_weak_denoising_there_is_one_row_a_photo(monkeypatch: pytest.Mon
         )
         *_, terms = terms_of(method)
         assert ("weak" in terms.figures) == (weak > 0)
-        assert rows.pop() == 2 * DisenBooth.passes(method.config).learning
+        assert rows.pop() == 2 * METHODS["disenbooth"].passes(method.config).learning
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sd3", "flux-schnell"])

@@ -19,15 +19,15 @@ from tiny import LATENT_SHAPE, tiny_backbone, tiny_pipeline
 
 import rpo
 from rpo.cli import commands as cli
-from rpo.config import DreamBoothConfig, SamplingConfig, changed, load_config
+from rpo.config import METHODS, DreamBoothConfig, SamplingConfig, changed, load_config
 from rpo.errors import UserError
 from rpo.events import Drawn, Notice, Progress, StepDone
-from rpo.methods import class_pictures, method_class
-from rpo.methods.class_pictures import cache_folder
+from rpo.methods import method_class
 from rpo.methods.dreambooth import DreamBooth
 from rpo.methods.similarity import Similarity
-from rpo.models import pictures
+from rpo.models import class_pictures, pictures
 from rpo.models.backbone import Backbone
+from rpo.models.class_pictures import cache_folder
 
 CLASS = 5
 
@@ -452,7 +452,7 @@ def test_the_papers_settings_and_the_small_worlds() -> None:
 
 def test_passes() -> None:
     config = load_config("paper", method="dreambooth", overrides=["training.photos=3"])
-    passes = DreamBooth.passes(config)
+    passes = METHODS["dreambooth"].passes(config)
     assert (passes.learning, passes.base, passes.texts, passes.drawn) == (4, 0, 0, 0)
     assert passes.class_pictures == 1000
 

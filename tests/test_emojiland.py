@@ -179,3 +179,28 @@ def test_psnr_of_a_known_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     images = np.full((3, 64, 64, 3), 200, np.uint8)
     assert autoencoder.psnr(Off(), images) == pytest.approx(20.0, abs=1e-4)  # -10 log10(0.01)
+
+
+def test_a_grown_model_answers_as_the_narrow_one() -> None:
+    """Nothing reads the new channels yet, and in the old ones it says the same."""
+    from emojiland import autoencoder, diffusion
+    from emojiland.growing import grow
+
+    world = Backbone.load("emojiland", device="cpu")
+    narrow, wide = world.vae, autoencoder.new_autoencoder()
+    autoencoder.grow_autoencoder(wide, narrow)
+    old = narrow.config.latent_channels
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        few, many = (vae.encode(pictures).latent_dist.mean for vae in (narrow, wide.eval()))
+        assert many.shape[1] == autoencoder.CHANNELS > old
+        torch.testing.assert_close(many[:, :old], few)
+        torch.testing.assert_close(wide.decode(many).sample, narrow.decode(few).sample)
+        unet, times = diffusion.new_unet().eval(), torch.tensor([10, 700])
+        grow(unet, world.denoiser)
+        told = world.encode_prompts(["a dog", "a cat"]).tokens
+        torch.testing.assert_close(
+            unet(many, times, told).sample[:, :old], world.denoiser(few, times, told).sample
+        )
+    with pytest.raises(ValueError, match="other layers"):
+        grow(unet, narrow)

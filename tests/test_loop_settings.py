@@ -26,7 +26,7 @@ from teaching import (
 from tiny import RESOLUTION, tiny_backbone
 
 import rpo
-from rpo.config import RewardConfig, SamplingConfig, TrainingConfig, load_config
+from rpo.config import METHODS, RewardConfig, SamplingConfig, TrainingConfig, load_config
 from rpo.errors import UserError
 from rpo.events import Progress, StepDone, Validated
 from rpo.models.backbone import Backbone
@@ -288,7 +288,7 @@ def test_further_photos_leave_the_pairs_as_they_are(epsilon: Backbone) -> None:
     hook = three.denoiser.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     three._advance()
     hook.remove()
-    assert rows == [2 * type(three.method).passes(three.config).learning]
+    assert rows == [2 * METHODS[three.config.method].passes(three.config).learning]
 
 
 def test_all_photos_are_seen_equally(epsilon: Backbone) -> None:

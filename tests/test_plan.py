@@ -312,9 +312,9 @@ def test_the_least_that_does_not_fit() -> None:
 
 
 def test_the_command_line_can_be_pasted() -> None:
-    line = command(imagined(26), "my model", "early-stop", ["training.steps=5"])
+    line = command(imagined(26), "my model", "dpo", ["early-stop"], ["training.steps=5"])
     assert line == (
-        "rpo train PHOTOS --noun dog --model 'my model' --preset early-stop "
+        "rpo train PHOTOS --noun dog --model 'my model' --method dpo --preset early-stop "
         "--set training.steps=5 --set validation.batch_size=2 --set training.checkpointing=true"
     )
 

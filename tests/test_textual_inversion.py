@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import RESOLUTION, tiny_backbone, tiny_tokenizer
 from torch import Tensor
 
-from rpo.config import Config, load_config
+from rpo.config import METHODS, Config, load_config
 from rpo.errors import UserError
 from rpo.exports.token_files import insert_token, loading_lines
 from rpo.learners.token import Token, find_placeholder
@@ -292,7 +292,7 @@ def test_sentences_follow_seed_and_step_alone_and_photos_are_every_methods() -> 
 
 
 def test_the_cost_counts_the_texts() -> None:
-    passes = TextualInversion.passes(config(**{"training.photos": 2}))
+    passes = METHODS["textual_inversion"].passes(config(**{"training.photos": 2}))
     assert (passes.learning, passes.texts, passes.base, passes.drawn) == (2, 2, 0, 0)
 
 

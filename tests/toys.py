@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 import rpo
 from rpo import events
-from rpo.config import Config
 from rpo.events import Validated
 from rpo.learners.learner import Learner
-from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.methods.method import Method, Terms, Visit
+from rpo.models.rows import Rows
 from rpo.rewards.harmonic import Scores
 from rpo.training.stopping import Decision
 
@@ -58,10 +57,6 @@ class ToyMethod(Method):
         ).mean()
         gain = self.gain.weight.sum()
         return Terms(gain.square() * error, {"error": error.detach(), "gain": gain.detach()})
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        return Passes()
 
     def networks(self) -> dict[str, nn.Module]:
         return {"toy": self.gain}

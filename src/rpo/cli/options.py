@@ -23,13 +23,6 @@ Out = Annotated[
 ]
 _PRESETS = "; ".join(f"{name} ({text})" for name, text in known_presets().help.items())
 _PRESET_HELP = f"Named settings: {_PRESETS}."
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        help=_PRESET_HELP,
-        show_default="by model",
-    ),
-]
 Presets = Annotated[
     list[str] | None,
     typer.Option(

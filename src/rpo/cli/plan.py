@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rpo.cli.options import Preset, Set
+from rpo.cli.options import Method, Presets, Set
 from rpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rpo.planning.rates import Rate
 
 GB = 1e9
+
+
+Options = tuple[str, str | None, list[str], list[str]]  # model, method, presets, settings
 
 
 def plan(
@@ -48,7 +51,8 @@ def plan(
             show_default="a share of the maker's peak",
         ),
     ] = None,
-    preset: Preset = None,
+    method: Method = None,
+    preset: Presets = None,
     settings: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -69,7 +73,7 @@ def plan(
     """
     from rich.console import Console
 
-    from rpo.config import Config, changed, given, load_config
+    from rpo.config import given, load_config
     from rpo.data.prompts import load_prompt_set
     from rpo.models.resolve import known_presets
     from rpo.planning.architectures import load_architecture
@@ -78,14 +82,15 @@ def plan(
 
     memory, rate = _card(gpu_memory, gpu, tflops)
     presets = known_presets()
-    asked = given(preset, None, settings or (), known=presets, model=model)
+    chosen: dict[str, Any] = {"known": presets, "model": model, "method": method}
+    asked = given(preset, None, settings or (), **chosen)
     model = asked["model"]
     architecture = load_architecture(model, asked.get("reward.model", "auto"))
-    if architecture.hub_id and preset not in presets.base:
+    names = list(preset or ())
+    if architecture.hub_id and not presets.base_of(names):
         # No files are here by which load_config could know the family.
-        config = changed(Config(), given(architecture.preset, known=presets) | asked)
-    else:
-        config = load_config(preset, None, settings or (), known=presets, model=model)
+        names.insert(0, architecture.preset)
+    config = load_config(names, None, settings or (), **chosen)
     fitting = "emojiland" if model == "emojiland" else "paper"
     lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
     kind = "live" if config.subject_kind == "live" else "object"
@@ -96,7 +101,7 @@ def plan(
     with Console(stderr=True).status("measuring the networks' shapes"):
         estimator = Estimator(architecture, config, training, validation, memory is not None)
         made = make_plan(estimator, config, rate, memory and memory * GB, held)
-    options = (architecture.hub_id or model, preset, settings or [])
+    options = (architecture.hub_id or model, method, preset or [], settings or [])
     if as_json:
         typer.echo(json.dumps(as_record(made, estimator, rate, options), indent=2))
     else:
@@ -132,7 +137,10 @@ def _card(gpu_memory: float | None, gpu: str | None, tflops: float | None) -> tu
 
 
 def as_record(
-    made: Plan, estimator: Estimator, rate: Rate, options: tuple[str, str | None, list[str]]
+    made: Plan,
+    estimator: Estimator,
+    rate: Rate,
+    options: Options,
 ) -> dict[str, Any]:
     """Everything about a plan as plain values; memory in bytes."""
     from rpo.planning.plan import command
@@ -164,7 +172,10 @@ def as_record(
 
 
 def print_plan(
-    made: Plan, estimator: Estimator, rate: Rate, options: tuple[str, str | None, list[str]]
+    made: Plan,
+    estimator: Estimator,
+    rate: Rate,
+    options: Options,
 ) -> None:
     """The phases as a table, the changes, and the command line to paste."""
     from rich.console import Console

@@ -91,7 +91,6 @@ def print_settings() -> None:
 
 def print_methods() -> None:
     """Every method: its learners, its cost with the paper's settings, what it learns, its paper."""
-    from rpo.methods import method_class
 
     console = Console(highlight=False)
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
@@ -102,7 +101,7 @@ def print_methods() -> None:
     table.add_column("drawn before")
     for name, facts in METHODS.items():
         config = load_config("paper", method=name)
-        passes = method_class(config).passes(config)
+        passes = METHODS[config.method].passes(config)
         rows = (f"{n:g}" for n in (passes.learning, passes.base, passes.texts))
         drawn = [f"{passes.drawn} a prompt"] if passes.drawn else []
         drawn += [f"{passes.class_pictures} of the class"] if passes.class_pictures else []

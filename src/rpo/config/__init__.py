@@ -11,7 +11,7 @@ from rpo.config.loading import (
     value_of,
     values_of,
 )
-from rpo.config.methods import METHODS
+from rpo.config.methods import METHODS, Passes
 from rpo.config.presets import BASE_PRESETS, PRESET_HELP, PRESETS, Presets
 from rpo.config.sections import (
     FLOW_SOLVER,
@@ -42,6 +42,7 @@ __all__ = [
     "DreamBoothConfig",
     "LoraConfig",
     "OnlineConfig",
+    "Passes",
     "Presets",
     "RewardConfig",
     "SamplingConfig",

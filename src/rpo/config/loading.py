@@ -48,7 +48,7 @@ def load_config(
     layers = _explicit(preset, file, overrides, base, known, **fields)
     if base is not None:
         return _build(layers)
-    suitable = [name for name in _names(preset) if name in known.base]
+    suitable = known.base_of(_names(preset))
     if not suitable:
         suitable = [known.suitable(layers.get("model", SETTINGS["model"].default))]
     under: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def given(
 ) -> dict[str, Any]:
     """What the arguments of `load_config` say themselves, under dotted names; raises as it does."""
     layers: dict[str, Any] = {}
-    whole = [name for name in _names(preset) if name in known.base]
+    whole = known.base_of(_names(preset))
     if whole and base is None:  # what they say of a setting may lie under what the method says
         merged = load_config(preset, file, overrides, known=known, **fields)
         for name in whole:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +51,10 @@ class Presets:
     help: Mapping[str, str]
     base: tuple[str, ...]
     suitable: Callable[[str], str]
+
+    def base_of(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are whole ones."""
+        return [name for name in names if name in self.base]
 
 
 def presets_with(families: Mapping[str, Preset], suitable: Callable[[str], str]) -> Presets:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rpo.config import Config
 from rpo.learners.learner import Learner
 from rpo.methods.dreambooth import DreamBooth, PhotosAndClass, PhotosBesideClass
-from rpo.methods.method import Passes, Terms
+from rpo.methods.method import Terms
 
 
 class CustomDiffusion(DreamBooth):
@@ -23,7 +22,3 @@ class CustomDiffusion(DreamBooth):
     def loss(self, learner: Learner, data: PhotosAndClass, batch: PhotosBesideClass) -> Terms:
         told = learner.encode([self.task.reference.conditioning])
         return super().loss(learner, replace(data, reference_conditions=told), batch)
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        return replace(super().passes(config), texts=1)

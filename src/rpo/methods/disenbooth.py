@@ -24,12 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpo.config import Config
 from rpo.errors import UserError
 from rpo.events import Event
 from rpo.learners.learner import Learner
 from rpo.methods.losses import similarity_loss
-from rpo.methods.method import Passes, Task, Terms, Visit
+from rpo.methods.method import Task, Terms, Visit
 from rpo.methods.similarity import Photos, Similarity
 from rpo.models.conditions import Conditions
 from rpo.seeds import derive_seed
@@ -118,7 +117,3 @@ class DisenBooth(Similarity):
             loss = loss + settings.weak_weight * weak
             figures["weak"] = weak.detach()
         return Terms(loss, figures)
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        return Passes(learning=config.training.photos * (2 if config.disenbooth.weak_weight else 1))

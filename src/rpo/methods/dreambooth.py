@@ -17,15 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpo.config import Config
 from rpo.data.prompts import Prompt
 from rpo.events import Event
 from rpo.learners.learner import Learner
-from rpo.methods.class_pictures import draw_class_pictures
 from rpo.methods.losses import similarity_loss
-from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.methods.method import Method, Terms, Visit
+from rpo.models.class_pictures import draw_class_pictures
 from rpo.models.conditions import Conditions
+from rpo.models.rows import Rows
 from rpo.seeds import make_generator
 
 
@@ -108,10 +107,4 @@ class DreamBooth(Method):
         return Terms(
             similarity + self.config.dreambooth.prior_weight * prior,
             {"similarity": similarity.detach(), "prior": prior.detach()},
-        )
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        return Passes(
-            learning=config.training.photos + 1, class_pictures=config.dreambooth.class_images
         )

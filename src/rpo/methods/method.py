@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from rpo.config import Config
 from rpo.data.prompts import Prompt
 from rpo.events import Event
-from rpo.methods.rows import Rows
 from rpo.models.backbone import Backbone
+from rpo.models.rows import Rows
 from rpo.rewards.harmonic import draw_labels
 from rpo.seeds import make_generator
 
@@ -60,25 +60,6 @@ class Terms:
 
     loss: Tensor
     figures: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Rows that one photo of a step sends through each network: what `rpo plan` counts.
-
-    Attributes:
-        learning: through what learns, with gradient.
-        base: through the frozen base model.
-        texts: through the text encoders with gradient.
-        drawn: pictures of each training prompt that the base model draws before training.
-        class_pictures: and of the class; they may come from the cache.
-    """
-
-    learning: float = 1
-    base: float = 0
-    texts: float = 0
-    drawn: int = 0
-    class_pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,11 +113,6 @@ class Method(ABC):
     @abstractmethod
     def loss(self, learner: Learner, data: Any, batch: Any) -> Terms:
         """The loss of a batch; data and batch are on the backbone's device."""
-
-    @classmethod
-    @abstractmethod
-    def passes(cls, config: Config) -> Passes:
-        """What one photo of a step costs with these settings."""
 
     @classmethod
     def further_prompts(cls, reference: Prompt) -> tuple[str, ...]:

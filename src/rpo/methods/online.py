@@ -20,14 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rpo.config import Config
 from rpo.errors import UserError
 from rpo.events import Event
 from rpo.learners.learner import Learner
-from rpo.methods.method import Method, Passes, Task, Terms
-from rpo.methods.rows import Rows
+from rpo.methods.method import Method, Task, Terms
 from rpo.methods.rpo import RPO
 from rpo.methods.similarity import Similarity
+from rpo.models.rows import Rows
 from rpo.models.sampling import draw_with_gradient
 from rpo.seeds import derive_seed, make_generator
 
@@ -118,11 +117,6 @@ class Online(Method):
         seen = moved(pictures, batch.shifts, batch.mirrored)
         scores = self.task.reward.score_pixels(seen, [self.task.prompts[k].plain for k in rows])
         return scores.combine(settings.lambda_online, self.config.reward.mean).mean()
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        rest = RPO if config.training.preference_weight > 0 else Similarity
-        return rest.passes(config)
 
 
 def moved(pictures: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpo.config import Config
 from rpo.events import Drawn, Event, Labelled, Progress
 from rpo.learners.learner import Learner
 from rpo.methods.losses import PreferenceLoss, improvement, preference_loss, similarity_loss
-from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.methods.method import Method, Terms, Visit
 from rpo.models.conditions import Conditions
 from rpo.models.pictures import draw_pictures
+from rpo.models.rows import Rows
 from rpo.models.sampling import to_uint8
 from rpo.rewards.harmonic import preference_probability
 from rpo.seeds import derive_seed
@@ -166,8 +165,3 @@ class RPO(Method):
             delta[:size], delta[size:], batch.labels, self.config.training.beta
         )
         return torch.cat([error[:size], error[2 * size :]]), result
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        drawn = config.sampling.images_per_prompt
-        return Passes(learning=1 + config.training.photos, base=2, drawn=drawn)

@@ -12,13 +12,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rpo.config import Config
 from rpo.events import Event
 from rpo.learners.learner import Learner
 from rpo.methods.losses import similarity_loss
-from rpo.methods.method import Method, Passes, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.methods.method import Method, Terms, Visit
 from rpo.models.conditions import Conditions
+from rpo.models.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,3 @@ class Similarity(Method):
         )
         loss = similarity_loss(error)
         return Terms(loss, {"similarity": loss.detach()})
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        return Passes(learning=config.training.photos)

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpo.config import Config
 from rpo.data.prompts import Prompt
 from rpo.events import Event
 from rpo.learners.learner import Learner
 from rpo.methods.losses import similarity_loss
-from rpo.methods.method import Method, Passes, Task, Terms, Visit
-from rpo.methods.rows import Rows
+from rpo.methods.method import Method, Task, Terms, Visit
+from rpo.models.rows import Rows
 from rpo.seeds import make_generator
 
 # Of a picture's kind and cut, and never of the subject's looks: those are the token's to say.
@@ -90,7 +89,3 @@ class TextualInversion(Method):
         )
         loss = similarity_loss(error)
         return Terms(loss, {"similarity": loss.detach()})
-
-    @classmethod
-    def passes(cls, config: Config) -> Passes:
-        return Passes(learning=config.training.photos, texts=config.training.photos)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rpo.config import LoraConfig
+from rpo.config import LoraConfig, Passes
 from rpo.models.computing import FLOATS
 from rpo.models.conditions import Conditions
 from rpo.planning.architectures import Architecture, Part
@@ -34,22 +34,6 @@ class TrainedWeights:
     def __str__(self) -> str:
         full = self.weights == "full"
         return self.weights if full else f"{self.weights} {self.rank} {self.targets}"
-
-
-@dataclass(frozen=True)
-class Passes:
-    """What a method asks of the denoiser for one element of a batch (a pair, for RPO).
-
-    learning: rows through the network that learns, forward and backward. reference: rows through
-    the base, forward alone.
-    """
-
-    learning: int
-    reference: int
-
-
-RPO = Passes(2, 2)  # a pair is a photo and a drawn picture
-SIMILARITY = Passes(1, 0)  # the photo alone
 
 
 class Counter:
@@ -234,12 +218,7 @@ class Counter:
     def step(
         self, precision: str, passes: Passes, learner: TrainedWeights, checkpointing: bool
     ) -> Footprint:
-        """Forward and backward pass of an element of the batch, and its passes of the base (Eq. 9).
-
-        Raises ValueError for a method whose passes of the base are not as many as those that learn.
-        """
-        if passes.reference not in (0, passes.learning):
-            raise ValueError(f"{passes}: the base answers all rows or none")
+        """Forward and backward pass of a photo and what comes with it; the base's too (Eq. 9)."""
         inputs, told = self._told(passes.learning, precision)
 
         def measure() -> Footprint:
@@ -251,10 +230,16 @@ class Counter:
 
             def step(noisy: Tensor, times: Tensor, told: dict[str, Tensor]) -> None:
                 error = (noisy - predict(noisy, times, told)).square().flatten(1).mean(1)
-                if passes.reference:
+                if passes.base == len(noisy):
                     with torch.no_grad():
                         wrong = noisy - base(noisy, times, told)
                     error = wrong.square().flatten(1).mean(1) - error
+                elif count := passes.base:
+                    heard = {name: rows[:count] for name, rows in told.items()}
+                    with torch.no_grad():
+                        wrong = noisy[:count] - base(noisy[:count], times[:count], heard)
+                    better = wrong.square().flatten(1).mean(1) - error[:count]
+                    error = torch.cat([better, error[count:]])
                 error.sum().backward()
 
             try:
@@ -264,7 +249,7 @@ class Counter:
                     trained.disable_gradient_checkpointing()
 
         how = " recomputed" if checkpointing else ""
-        name = f"step {told} {learner}{how} +{passes.reference}"
+        name = f"step {told} {learner}{how} +{passes.base}"
         return self._footprint(self.shape.denoiser, name, measure)
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from rpo.config import Config, values_of
+from rpo.config import METHODS, Config, values_of
 from rpo.errors import UserError
 from rpo.models.computing import FLOATS, REWARD_BATCH, TEXT_BATCH
 from rpo.planning import recorded
 from rpo.planning.architectures import Architecture
-from rpo.planning.counting import RPO, SIMILARITY, Counter, TrainedWeights
+from rpo.planning.counting import Counter, TrainedWeights
 from rpo.planning.footprint import Footprint
 from rpo.planning.rates import Rate
 
@@ -110,7 +110,7 @@ class Estimator:
         known = recorded.load()
         self.counter = Counter(architecture, architecture.latent_shape(config.resolution), known)
         self.picture = self.counter.picture
-        self.passes = RPO if config.training.preference_weight > 0 else SIMILARITY
+        self.passes = METHODS[config.method].passes(config)
 
     # --- weights -------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Estimator:
         return self.counter.draw(choice.precision, rows, choice.learner if trained else None)
 
     def _step(self, choice: Choice) -> Footprint:
-        """Forward and backward pass of one pair, and the reference's forward pass (Eq. 9)."""
+        """Forward and backward pass of one photo, or pair, and the base's forward pass (Eq. 9)."""
         return self.counter.step(
             choice.precision, self.passes, choice.learner, choice.checkpointing
         )
@@ -183,17 +183,18 @@ class Estimator:
         draw = self._draw(choice, False, sampling.guidance_scale)
         judge = self._draw(choice, True, validation.guidance_scale)
         prompts = sum(self.prompts) + 2  # the reference's and the empty one
-        drawn = self.prompts[0] * sampling.images_per_prompt
+        labelled = self.prompts[0] * self.passes.drawn
+        drawn = labelled + self.passes.class_pictures
         judged = self.prompts[1] * validation.images_per_prompt
         times = -(-training.steps // validation.every) + 1
-        at_once, batch = min(choice.sampling_batch, drawn), choice.batch_size
+        at_once, batch = min(choice.sampling_batch, drawn or 1), choice.batch_size
         judged_at_once = min(choice.validation_batch, judged)
 
         def seconds(*work: tuple[float, bool]) -> float:
             return sum(rate.seconds(flops, half) for flops, half in work)
 
         half, vae_half = choice.half, choice.precision == "bf16"
-        return (
+        phases = (
             self._phase(
                 "loading",
                 [
@@ -211,10 +212,10 @@ class Estimator:
             self._phase(
                 "labelling",
                 [
-                    stage("reward", reward.peak(min(REWARD_BATCH, drawn))),
+                    stage("reward", reward.peak(min(REWARD_BATCH, labelled or PHOTOS))),
                     stage("vae", encode.peak(min(IMAGE_BATCH, PHOTOS))),
                 ],
-                seconds((drawn * reward.flops, half), (PHOTOS * encode.flops, vae_half)),
+                seconds((labelled * reward.flops, half), (PHOTOS * encode.flops, vae_half)),
             ),
             self._phase(
                 "training",
@@ -242,6 +243,7 @@ class Estimator:
                 ),
             ),
         )
+        return tuple(phase for phase in phases if drawn or phase.name != "sampling")
 
     def _phase(self, name: str, stages: list[tuple[int, int]], seconds: float) -> Phase:
         weights, activations = max(stages, key=sum)

@@ -210,10 +210,14 @@ def _change(
     return Change(sacrifice.text, settings, phase, saved)
 
 
-def command(plan: Plan, model: str, preset: str | None, given: Sequence[str]) -> str:
+def command(
+    plan: Plan, model: str, method: str | None, presets: Sequence[str], given: Sequence[str]
+) -> str:
     """The command line that trains with the plan; PHOTOS and dog stand for the user's own."""
     words = ["rpo", "train", "PHOTOS", "--noun", "dog", "--model", model]
-    if preset:
+    if method:
+        words += ["--method", method]
+    for preset in presets:
         words += ["--preset", preset]
     for setting in (*given, *(f"{key}={_text(value)}" for key, value in plan.settings().items())):
         words += ["--set", setting]

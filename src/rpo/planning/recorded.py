@@ -16,8 +16,9 @@ from itertools import product
 from typing import Any
 
 from rpo.about import ASSETS
+from rpo.config import METHODS, Config
 from rpo.planning.architectures import BUILT_IN, load_architecture
-from rpo.planning.counting import RPO, Counter, TrainedWeights
+from rpo.planning.counting import Counter, TrainedWeights
 
 FILE = ASSETS / "architectures" / "counts.jsonl"
 
@@ -55,7 +56,7 @@ def count(counter: Counter) -> dict[str, Any]:
             counter.learning(learner)
             counter.draw(precision, rows, learner)
             for checkpointing in (False, True):
-                counter.step(precision, RPO, learner, checkpointing)
+                counter.step(precision, METHODS["rpo"].passes(Config()), learner, checkpointing)
     return counter.counted
 
 

@@ -19,8 +19,8 @@ from rpo.errors import UserError
 from rpo.events import Event, Notice, StepDone, Stopped, Validated
 from rpo.learners.learner import Learner
 from rpo.methods.method import Method
-from rpo.methods.rows import Rows
 from rpo.models.quantization import refuse_absent_bitsandbytes
+from rpo.models.rows import Rows
 from rpo.training.schedule import learning_rate
 from rpo.training.stopping import KeepBest, StoppingRule
 from rpo.training.validation import Validator

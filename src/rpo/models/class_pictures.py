@@ -15,7 +15,7 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,10 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rpo.events import Drawn, Event, Notice, Progress
-from rpo.methods.method import Task
 from rpo.models.pictures import draw_pictures
 from rpo.models.sampling import solver_name, to_uint8
 from rpo.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from rpo.methods.method import Task
 
 SHOWN = 32  # pictures that are decoded, for people: what is learned from are the latents
 VERSION = 1  # of the file and of all that a picture follows from unsaid
