@@ -176,18 +176,19 @@ def _estimate(values: Sequence[float]) -> dict[str, float | int | None]:
     return dataclasses.asdict(bootstrap_interval(values))
 
 
-def _units(rows: Sequence[Row], metric: str, others: Sequence[Row] = ()) -> dict[Any, float]:
+def _units(
+    rows: Sequence[Row], metric: str, others: Sequence[Row] | None = None
+) -> dict[Any, float]:
     """The independent values of a metric: one a subject, or of an only subject one a prompt.
 
     others: only the subjects that they show too. Of the class alone a picture is a unit.
     """
-    values = _by_subject(rows, metric)
-    if others:
-        shared = {row.subject for row in others if metric in row.figures}
-        values = {name: prompts for name, prompts in values.items() if name in shared}
-    if len(values) == 1:
-        (prompts,) = values.values()
-        return prompts[metric]
+    shown = {row.subject for row in rows}
+    if others is not None:
+        shown &= {row.subject for row in others}
+    values = _by_subject([row for row in rows if row.subject in shown], metric)
+    if len(shown) == 1:
+        return next((prompts[metric] for prompts in values.values()), {})
     return {name: _mean(list(prompts[metric].values())) for name, prompts in values.items()}
 
 
