@@ -25,11 +25,13 @@ setup: $(READY)
 demo: setup
 	$(BIN)/rpo demo
 
+# A process a core, with one thread each: tiny models gain nothing from more
 test: setup
-	$(BIN)/python -m pytest -m "not slow" --cov=rpo --cov-report=term --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" \
+		--cov=rpo --cov-report=term --cov-fail-under=85
 
 test-all: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: setup
 	$(BIN)/python -m benchmarks.speed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rpo
-from rpo.config import tomllib
+from rpo.config import read_toml
 from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.runs.environment import model_files
@@ -20,7 +20,7 @@ def subject_table(world: Path) -> dict[str, dict[str, str]]:
     table = world / "subjects.toml"
     if not table.is_file():
         raise UserError(f"{table}: no such file; --world names a folder of models and subjects")
-    return tomllib.loads(table.read_text(encoding="utf-8"))
+    return read_toml(table)
 
 
 def load_subject(world: Path, name: str) -> Subject:

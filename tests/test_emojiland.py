@@ -16,7 +16,7 @@ from emojiland.art import CLASS_ICONS
 from emojiland.fit import fit, learning_rate
 from emojiland.scenes import Look
 from emojiland.words import IDENTIFIER, make_tokenizer
-from rpo.config import tomllib
+from rpo.config import read_toml
 from rpo.data.prompts import load_prompt_set
 from rpo.models.backbone import Backbone
 from rpo.models.encoders import load_encoder
@@ -42,7 +42,7 @@ def test_weights_are_small_and_safetensors() -> None:
 
 
 def test_thirty_subjects_as_in_dreambench() -> None:
-    table = tomllib.loads((ASSETS / "subjects.toml").read_text(encoding="utf-8"))
+    table = read_toml(ASSETS / "subjects.toml")
     assert Counter(entry["kind"] for entry in table.values()) == {"live": 9, "object": 21}
     assert {entry["noun"] for entry in table.values()} == set(CLASS_ICONS)
     assert len(CLASS_ICONS) == 15

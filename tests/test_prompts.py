@@ -93,7 +93,7 @@ def test_a_user_s_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[training", "not a readable TOML"),
+        ("[training", "not valid TOML"),
         ('[training]\nlive = "a {}"', "must be a list"),
         ("[training]\nlive = [1]", "must be a list"),
         ("training = 3", "must be a table"),
@@ -119,7 +119,7 @@ def test_bytes_that_are_no_text_and_names_that_do_not_exist(tmp_path: Path) -> N
         load_prompt_set(tmp_path / "latin.toml")
     with pytest.raises(UserError, match="neither a built-in list"):
         load_prompt_set("papr")
-    with pytest.raises(UserError, match="not a readable"):
+    with pytest.raises(UserError, match="cannot be read|not UTF-8 text"):
         load_prompt_set(tmp_path)
 
 

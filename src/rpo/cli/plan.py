@@ -74,7 +74,7 @@ def plan(
     from rich.console import Console
 
     from rpo.config import given, load_config
-    from rpo.data.prompts import load_prompt_set
+    from rpo.data.prompts import chosen_prompts
     from rpo.models.resolve import known_presets
     from rpo.planning.architectures import load_architecture
     from rpo.planning.estimate import Estimator
@@ -91,8 +91,7 @@ def plan(
         # No files are here by which load_config could know the family.
         names.insert(0, architecture.preset)
     config = load_config(names, None, settings or (), **chosen)
-    fitting = "emojiland" if model == "emojiland" else "paper"
-    lists = load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
+    lists = chosen_prompts(config)
     kind = "live" if config.subject_kind == "live" else "object"
     training, validation = (
         len(lists.prompts(split, kind, "dog", "[V]")) for split in ("training", "validation")

@@ -7,7 +7,6 @@ from rpo.config.loading import (
     given,
     load_config,
     to_toml,
-    tomllib,
     value_of,
     values_of,
 )
@@ -28,6 +27,7 @@ from rpo.config.sections import (
     TrainingConfig,
     ValidationConfig,
 )
+from rpo.config.toml import read_toml
 
 __all__ = [
     "BASE_PRESETS",
@@ -54,8 +54,8 @@ __all__ = [
     "from_toml",
     "given",
     "load_config",
+    "read_toml",
     "to_toml",
-    "tomllib",
     "value_of",
     "values_of",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,13 +14,8 @@ from rpo.config.methods import METHODS
 from rpo.config.presets import OWN, Presets
 from rpo.config.sections import SECTIONS, SETTINGS, Config
 from rpo.config.settings import Section, Setting
+from rpo.config.toml import parse_toml, read_toml
 from rpo.errors import UserError, near_names
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 PresetNames = str | Sequence[str] | None
 
@@ -109,7 +103,7 @@ def _explicit(
     if base is not None:
         layers |= values_of(base)
     if file is not None:
-        layers |= _checked(_parse_toml(_read(Path(file)), str(file)), str(file))
+        layers |= _checked(read_toml(Path(file)), str(file))
     layers |= _checked({name: value for name, value in fields.items() if value is not None})
     for override in overrides:
         layers |= _parse_override(override)
@@ -163,7 +157,7 @@ def from_toml(text: str, source: str = "TOML") -> Config:
 
     `source` (a file's name) heads the message of the UserError that invalid text raises.
     """
-    values = _checked(_parse_toml(text, source), source)
+    values = _checked(parse_toml(text, source), source)
     with _naming(source):
         return _build(values)
 
@@ -215,21 +209,3 @@ def _setting(key: str) -> Setting:
     if key not in SETTINGS:
         raise UserError(f"unknown setting {key!r}; {near_names(key, SETTINGS)}")
     return SETTINGS[key]
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark first
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; name an existing TOML file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); name a TOML file") from None
-
-
-def _parse_toml(text: str, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not valid TOML: {error}") from None

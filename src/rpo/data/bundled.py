@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from typing import TYPE_CHECKING
 
 from rpo.about import ASSETS
+from rpo.config import read_toml
 from rpo.errors import UserError
 
 if TYPE_CHECKING:
     from rpo.data.subject import Subject
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FOLDER = ASSETS / "emojiland"
 DEFAULT = "dog"
@@ -49,4 +44,4 @@ def _table() -> dict[str, dict]:
     file = _FOLDER / "subjects.toml"
     if not file.is_file():
         raise UserError(f"{file}: this installation lacks the bundled subjects; reinstall rpo")
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    return read_toml(file)

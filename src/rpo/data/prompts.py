@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo.about import ASSETS
-from rpo.config import Config, tomllib
+from rpo.config import Config, read_toml
 from rpo.errors import UserError
 
 BUILT_IN = ("paper", "emojiland")
@@ -106,6 +106,12 @@ class PromptSet:
         return [Prompt.from_template(template, noun, identifier) for template in templates]
 
 
+def chosen_prompts(config: Config) -> PromptSet:
+    """The lists that `config.prompts` names; auto are those that suit the base model."""
+    fitting = "emojiland" if config.model == "emojiland" else "paper"
+    return load_prompt_set(fitting if config.prompts == "auto" else config.prompts)
+
+
 def load_prompt_set(name_or_path: str | Path) -> PromptSet:
     """Reads a built-in list ("paper", "emojiland") or a TOML file of the same form.
 
@@ -116,26 +122,16 @@ def load_prompt_set(name_or_path: str | Path) -> PromptSet:
         path = ASSETS / "prompts" / f"{name_or_path}.toml"
     else:
         path = Path(name_or_path)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise UserError(
             f'prompts "{name_or_path}" is neither a built-in list ({", ".join(BUILT_IN)}) '
             "nor a file; correct the name"
-        ) from None
-    except (OSError, ValueError) as error:  # not readable, not UTF-8, or not TOML
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable TOML prompt file: {reason}") from error
+        )
+    tables = read_toml(path)
     if unknown := [key for key in tables if key not in SPLITS]:
         raise UserError(f"{path}: unknown table [{unknown[0]}]; use {', '.join(SPLITS)}")
     lists = {split: _read_lists(tables.get(split, {}), f"{path}: {split}") for split in SPLITS}
     return PromptSet(**lists, source=str(name_or_path))
-
-
-def fitting_prompt_set(config: Config) -> PromptSet:
-    """The lists that a run is to use; "auto" is the base model's. UserError as above."""
-    automatic = "emojiland" if config.model == "emojiland" else "paper"
-    return load_prompt_set(automatic if config.prompts == "auto" else config.prompts)
 
 
 def skill_of(template: str) -> str:
@@ -145,8 +141,8 @@ def skill_of(template: str) -> str:
 
 @cache
 def _skills() -> dict[str, str]:
-    text = (ASSETS / "prompts" / "skills.toml").read_text(encoding="utf-8")
-    return {_key(t): skill for skill, templates in tomllib.loads(text).items() for t in templates}
+    table = read_toml(ASSETS / "prompts" / "skills.toml")
+    return {_key(t): skill for skill, templates in table.items() for t in templates}
 
 
 def _read_lists(table: Any, where: str) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from rpo.about import ASSETS
-from rpo.config import tomllib
+from rpo.config import read_toml
 from rpo.data.prompts import PromptSet, load_prompt_set, skill_of
 from rpo.data.subject import Kind, Subject, checked_noun
 from rpo.errors import UserError, printable
@@ -141,12 +141,10 @@ def load_suite(name: str | Path) -> Suite:
 
 def _read_table(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Noun and kind by name."""
+    table = read_toml(file)
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
         nouns = {name: str(entry["noun"]) for name, entry in table.items()}
         kinds = {name: str(entry.get("kind", "auto")) for name, entry in table.items()}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable as TOML: {str(error).splitlines()[0]}") from None
     except (KeyError, TypeError, AttributeError):
         raise UserError(f'{file}: each subject needs a table with its noun, noun = "dog"') from None
     if not nouns:

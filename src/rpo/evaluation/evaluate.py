@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rpo.data.prompts import fitting_prompt_set
+from rpo.data.prompts import chosen_prompts
 from rpo.data.subject import pixel_hash
 from rpo.errors import UserError, printable
 from rpo.evaluation.drawn import (
@@ -150,7 +150,7 @@ def _cases(runs: Sequence[Run]) -> list[_Case]:
     cases = []
     for run in runs:
         config = run.config
-        prompts = numbered_prompts(fitting_prompt_set(config), config.subject_kind)
+        prompts = numbered_prompts(chosen_prompts(config), config.subject_kind)
         name = _unique(printable(run.path.resolve().name), taken)
         cases.append(_Case(name, run, read_run_subject(run), prompts))
     sides = {case.subject.photos[0].width for case in cases}

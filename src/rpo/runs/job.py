@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpo.data.prompts import Prompt, fitting_prompt_set
+from rpo.data.prompts import Prompt, chosen_prompts
 from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import (
@@ -81,7 +81,7 @@ class Job:
             del wanted[1]
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
-        lists = fitting_prompt_set(config)
+        lists = chosen_prompts(config)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)

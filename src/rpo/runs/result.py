@@ -242,6 +242,9 @@ class Run:
             return as_pictures(backbone.decode(latents, self.config.sampling.batch_size))
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
-    """Opens a run folder. Raises UserError for a path that is none."""
-    return Run(RunFolder.open(Path(path)).path)
+def load_run(path: str | os.PathLike[str], device: str | None = None) -> Run:
+    """Opens a run folder. Raises UserError for a path that is none.
+
+    device: where it draws; by default where its settings say.
+    """
+    return Run(RunFolder.open(Path(path)).path, device)
