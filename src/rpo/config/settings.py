@@ -15,6 +15,9 @@ from typing import Any, ClassVar, get_args, get_type_hints
 
 from rpo.errors import UserError
 
+# What no TOML file or no file name can hold: half a letter, as of bytes that are not UTF-8, or NUL.
+_UNSAVEABLE = re.compile("[\ud800-\udfff\0]")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -61,7 +64,10 @@ class Setting:
     def _typed(self, value: Any) -> Any:
         if self.type is str:
             if isinstance(value, (str, os.PathLike)):
-                return os.fspath(value)
+                text = os.fspath(value)
+                if not isinstance(text, str) or _UNSAVEABLE.search(text):
+                    raise UserError(f"{self.key} must be Unicode text without NUL, not {value!r}")
+                return text
             raise UserError(f"{self.key} must be text, not {value!r}")
         if self.type is bool:
             if isinstance(value, bool):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.data.prompts import Prompt, load_prompt_set
 from rpo.data.subject import Subject
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.events import (
     Drawn,
     Event,
@@ -140,7 +140,7 @@ class Job:
             folder = RunFolder.create(self.path, self.config, environment)
             folder.record(to_record(started))
             squares = self.subject.tensor(method.backbone.resolution).add(1).div(2)
-            stems = [Path(name).stem for name in self.subject.names]
+            stems = [printable(Path(name).stem) for name in self.subject.names]
             folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
