@@ -15,7 +15,7 @@ from rpo.config.methods import METHODS
 from rpo.config.presets import OWN, Presets
 from rpo.config.sections import SECTIONS, SETTINGS, Config
 from rpo.config.settings import Section, Setting
-from rpo.errors import UserError, near_names
+from rpo.errors import UserError, brief, near_names, printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -188,7 +188,8 @@ def _flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for name, value in layer.items():
         if isinstance(value, Section):
             value = {own: getattr(value, own) for own in value.settings()}
-        if isinstance(value, Mapping):
+        # deeper than any setting it is an unknown one, and Python's stack is not for its depth
+        if isinstance(value, Mapping) and prefix.count(".") < 3:
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -196,9 +197,10 @@ def _flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
+    shown = printable(override[:200])
     if not equals:
-        raise UserError(f"--set {override}: write it as name=value, such as training.steps=200")
-    with _naming(f"--set {override}"):
+        raise UserError(f"--set {shown}: write it as name=value, such as training.steps=200")
+    with _naming(f"--set {shown}"):
         return {key.strip(): _setting(key.strip()).parse(text)}
 
 
@@ -213,7 +215,7 @@ def _naming(source: str) -> Iterator[None]:
 
 def _setting(key: str) -> Setting:
     if key not in SETTINGS:
-        raise UserError(f"unknown setting {key!r}; {near_names(key, SETTINGS)}")
+        raise UserError(f"unknown setting {brief(key)}; {near_names(key, SETTINGS)}")
     return SETTINGS[key]
 
 
@@ -233,3 +235,5 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{source}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or brackets in brackets
+        raise UserError(f"{source}: a number or a nesting in it is far too long") from None
