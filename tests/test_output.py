@@ -20,7 +20,7 @@ from PIL import Image
 from rpo.cli.output import LastingOutput, print_path
 from rpo.cli.signals import SIGNALS, StopOnSignal, interrupt
 from rpo.config import load_config
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.runs.folder import RunFolder
 
 posix = pytest.mark.skipif(os.name == "nt", reason="file names of bytes, and /dev/full")
@@ -229,7 +229,7 @@ def test_a_job_of_odd_names(world: World, odd: bytes, tmp_path: Path, encoding: 
     assert b"\\u72d7" in done.stderr
     assert is_finished(out)
     names = [photo["name"] for photo in RunFolder(out).environment()["subject"]["photos"]]
-    assert sorted(os.fsencode(name) for name in names) == sorted(os.listdir(odd))
+    assert sorted(names) == sorted(printable(os.fsdecode(name)) for name in os.listdir(odd))
     again = rpo("train", odd, *flags, "--out", out, "--resume", "--quiet")
     assert (again.returncode, again.stdout) == (0, os.fsencode(out) + b"\n")
     drawn = rpo("generate", out, "a [V] 狗 \x1b[5m", env={"PYTHONIOENCODING": encoding})

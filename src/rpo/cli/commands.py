@@ -172,8 +172,8 @@ def _told(error: OSError) -> str:
     if error.errno is None or error.strerror is None:
         return str(error) or type(error).__name__
     place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    remedy = _REMEDIES.get(error.errno)
-    return f"{place}{error.strerror}" + (f"; {remedy}" if remedy else "")
+    remedy = _REMEDIES.get(error.errno, "correct it, or name another")
+    return f"{place}{error.strerror}; {remedy}"
 
 
 def main() -> NoReturn:

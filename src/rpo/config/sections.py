@@ -256,7 +256,7 @@ class Config(Section):
         0,
         "Side of the images in pixels; 0 is the model's own.",
         at_least=0,
-        at_most=8192,
+        at_most=4096,
         multiple_of=8,
     )
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = _field(

@@ -91,7 +91,7 @@ def check_unicode(path: str | os.PathLike[str], name: str) -> None:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{name}: holds bytes that are not UTF-8; rename it") from None
+        raise UserError(f"{name}: holds bytes that are not UTF-8; write it otherwise") from None
 
 
 @contextmanager

@@ -211,11 +211,13 @@ class Job:
             quantize=config.quantize,
             offload=config.offload,
         )
+        reference = Prompt.reference(config.noun, config.identifier)
+        prompts = [reference, *self.training, *self.validation]
+        texts = [prompt.conditioning for prompt in prompts]
         if config.offload:
-            reference = Prompt.reference(config.noun, config.identifier)
-            prompts = [reference, *self.training, *self.validation]
-            texts = [prompt.conditioning for prompt in prompts]
             backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
+        else:  # a noun or an identifier that is too long is refused before anything is written
+            backbone.encode_prompts([max(texts, key=len)])
         # Now, and not after minutes of drawing.
         refuse_absent_optimizer(config.training)
         learner_class(config.training.weights).refuse(backbone, config)
