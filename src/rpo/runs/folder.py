@@ -76,11 +76,22 @@ def check_writable(folder: Path) -> None:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """An --out with ~ resolved. Raises UserError for a user that this system does not know."""
+    """An --out with ~ resolved. Raises UserError for what can name no folder of ours."""
     found = os.path.expanduser(path)  # Path's own would raise RuntimeError
     if found.startswith("~"):
         raise UserError(f"--out {path}: there is no such user; name a folder")
+    if os.path.islink(found) and not os.path.exists(found):
+        raise UserError(f"--out {path}: a link to what is not there; name another folder")
+    check_unicode(found, f"--out {path}")
     return Path(found)
+
+
+def check_unicode(path: str | os.PathLike[str], name: str) -> None:
+    """Raises UserError for a path that safetensors and tokenizers cannot open."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{name}: holds bytes that are not UTF-8; write it otherwise") from None
 
 
 @contextmanager
@@ -146,6 +157,7 @@ class RunFolder:
         """An existing run, a swap of best/ that was cut short put right. Raises UserError."""
         if not is_run(path):
             raise UserError(f"{path}: not a run folder; it needs {CONFIG} and {ENVIRONMENT}")
+        check_unicode(path, str(path))
         run = cls(path)
         old = path / ".best.old"
         if old.is_dir() and not (path / "best").exists():
@@ -167,7 +179,8 @@ class RunFolder:
 
     def _write_text(self, name: str, text: str) -> Path:
         with _replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+            # of what is half a letter; as JSON the escape is read back as that half
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         return self.path / name
 
     def write_report(self, html: str) -> Path:
@@ -179,7 +192,8 @@ class RunFolder:
     def record(self, record: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl."""
         path = self.path / METRICS
-        with naming_full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        with naming_full_disk(path), path.open("a", **text) as file:  # type: ignore[call-overload]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.data.prompts import Prompt, chosen_prompts
 from rpo.data.subject import Subject
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.events import (
     Drawn,
     Event,
@@ -139,7 +139,7 @@ class Job:
             folder = RunFolder.create(self.path, self.config, environment)
             folder.record(to_record(started))
             squares = self.subject.tensor(method.backbone.resolution).add(1).div(2)
-            stems = [Path(name).stem for name in self.subject.names]
+            stems = [printable(Path(name).stem) for name in self.subject.names]
             folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
@@ -210,11 +210,13 @@ class Job:
             quantize=config.quantize,
             offload=config.offload,
         )
+        reference = Prompt.reference(config.noun, config.identifier)
+        prompts = [reference, *self.training, *self.validation]
+        texts = [prompt.conditioning for prompt in prompts]
         if config.offload:
-            reference = Prompt.reference(config.noun, config.identifier)
-            prompts = [reference, *self.training, *self.validation]
-            texts = [prompt.conditioning for prompt in prompts]
             backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
+        else:  # a noun or an identifier that is too long is refused before anything is written
+            backbone.encode_prompts([max(texts, key=len)])
         # Now, and not after minutes of drawing.
         refuse_absent_optimizer(config.training)
         learner_class(config.training.weights).refuse(backbone, config)

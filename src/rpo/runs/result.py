@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
-from rpo.errors import UserError
+from rpo.errors import UserError, brief
 from rpo.models.resolve import resolve_model
-from rpo.runs.folder import REPORT, RunFolder, as_pictures
+from rpo.runs.folder import REPORT, RunFolder, as_pictures, check_unicode
 from rpo.runs.meter import naming_exhausted_memory
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Validation:
 
 
 LAST_SEED = 2**63 - 1  # of torch's generators
+MOST_PICTURES = 9999  # of one call: file names count with four digits
 
 
 def drawing(config: Config) -> dict[str, Any]:
@@ -183,8 +184,10 @@ class Run:
         for name, value in (("steps", steps), ("guidance_scale", guidance_scale)):
             if value is not None:
                 replace(SETTINGS[f"sampling.{name}"], key=name).check(value)
-        if n < 1:
-            raise UserError(f"n must be >= 1, not {n}")
+        if not 1 <= n <= MOST_PICTURES:
+            limit = ">= 1" if n < 1 else f"<= {MOST_PICTURES}"
+            raise UserError(f"n must be {limit}, not {n}")
+        check_unicode(prompt, f"prompt {brief(prompt)}")
         if not 0 <= seed <= LAST_SEED + 1 - n:
             raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
         chosen = self.settings(prompt, seed, steps, guidance_scale)

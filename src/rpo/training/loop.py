@@ -173,10 +173,16 @@ class Trainer:
 
     def _validate(self) -> Iterator[Event]:
         self.optimizer.zero_grad()  # so that drawing has their memory
-        with self.averaged():
+        with self.averaged(), self._naming_step():
             scores, images = yield from self.validator.run(self.learner)
         settings = self.config.reward
         reward = scores.combine(settings.lambda_val, settings.mean).mean().item()
+        if not math.isfinite(reward):
+            source = type(self.validator.reward).__name__
+            raise UserError(
+                f"step {self.step}, validation: the reward ({source}) became {reward}; check "
+                "what it returns, or the weights of reward.model"
+            )
         decision = self.stopping.update(self.step, reward)
         self._validated, self._patience_out = self.step, decision.stop
         yield Validated(
@@ -189,6 +195,13 @@ class Trainer:
             prompts=self.validator.prompts,
             figures=self.validator.figures(images),
         )
+
+    @contextmanager
+    def _naming_step(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"step {self.step}, {error}") from error
 
     def _advance(self) -> None:
         """One gradient step. It waits for the device only to `_ask`, or for fp16's scaler."""
