@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.models.families import FAMILIES
-from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
+from rpo.runs.folder import check_writable, expanded
+from rpo.runs.lost import require_best
+from rpo.runs.pictures import slug
+from rpo.runs.replacing import flush, flush_tree, naming_full_disk
 from rpo.runs.result import Run, load_run
 
 if TYPE_CHECKING:
@@ -88,8 +91,7 @@ def check(
     if folder.suffix == ".safetensors":
         raise UserError(f"--out {folder}: name a folder; the file and its README.md go into it")
     check_writable(folder)
-    if run.best_step is None:
-        raise UserError(f"{run.path}: has no best/ yet; finish it with --resume")
+    require_best(run.folder)
     if to != "diffusers" and not _is_adapter(run):
         raise UserError(
             f"--to {to}: {run.path} trained the whole denoiser, so there is no adapter to export; "
@@ -166,7 +168,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         temporary.chmod(0o755)  # mkdtemp's is its owner's alone
         with naming_full_disk(folder, "free some space, or name another folder by --out"):
             yield temporary
+            flush_tree(temporary)
             os.rename(temporary, folder)  # refuses a folder that has come to hold something
+            flush(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error

@@ -13,8 +13,10 @@ from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError
 from rpo.models.resolve import resolve_model
-from rpo.runs.folder import REPORT, RunFolder, as_pictures
+from rpo.runs.folder import REPORT, RunFolder
+from rpo.runs.lost import require_best
 from rpo.runs.meter import naming_exhausted_memory
+from rpo.runs.pictures import as_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,8 +129,7 @@ class Run:
     def _backbone(self) -> Backbone:
         from rpo.models.backbone import Backbone
 
-        if self.best_step is None:
-            raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
+        require_best(self.folder)
         config, whole = self.config, self._learns.whole
         return Backbone.load(
             self.best if whole else resolve_model(config.model),
