@@ -10,6 +10,7 @@ import math
 import numbers
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -70,12 +71,15 @@ class Setting:
         # bool is an int to Python but never what a user means by a number.
         if self.type is int:
             if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+                if abs(int(value)) >= 2**63:
+                    raise UserError(f"{self.key} must be a whole number below 2^63")
                 return int(value)
             raise UserError(f"{self.key} must be a whole number, not {value!r}")
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return float(value)
-            raise UserError(f"{self.key} must be finite, not {value!r}")
+            with suppress(OverflowError):  # a whole number that no float holds
+                if math.isfinite(value):
+                    return float(value)
+            raise UserError(f"{self.key} must be finite, not {value!r:.40}")
         raise UserError(f"{self.key} must be a number, not {value!r}")
 
 

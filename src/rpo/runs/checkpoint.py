@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from rpo.errors import UserError
-from rpo.runs.reading import read_tensors
+from rpo.reading import read_tensors
 
 _STATE = "state"
 

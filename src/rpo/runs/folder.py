@@ -7,7 +7,7 @@
 
 Every file is written under a temporary name and then renamed (`rpo.runs.replacing`); a new best/ is
 complete before the old one goes. Nothing is deleted that was not written here. Who writes holds the
-lock (`rpo.runs.locking`). What is read may be anybody's (`rpo.runs.reading`): no link is followed.
+lock (`rpo.runs.locking`). What is read may be anybody's (`rpo.reading`): no link is followed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.config import Config, from_toml, to_toml
 from rpo.errors import UserError
-from rpo.runs import schemas
-from rpo.runs.locking import LOCK, holder
-from rpo.runs.pictures import as_pictures, save_png, slug
-from rpo.runs.reading import (
+from rpo.reading import (
     as_entries,
     misfit,
     read_bytes,
@@ -32,6 +29,9 @@ from rpo.runs.reading import (
     read_text,
     refuse_links,
 )
+from rpo.runs import schemas
+from rpo.runs.locking import LOCK, holder
+from rpo.runs.pictures import as_pictures, save_png, slug
 from rpo.runs.replacing import (
     flush,
     flush_tree,

@@ -146,6 +146,8 @@ class Job:
         if complete and not lost:
             yield self._finished(folder)
             return
+        if self.resumes:
+            render_report(folder)  # what would end it at the last is said at the first
         if lost:
             yield self._stamped(Notice(plan_for_lost(folder, lost, complete)))
 

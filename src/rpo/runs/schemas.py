@@ -1,11 +1,18 @@
-"""What the files of a run hold: the one shape that each is read with (`rpo.runs.reading`)."""
+"""What the files of a run hold: the one shape that each is read with (`rpo.reading`)."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from rpo.runs.reading import Shape, every, number, whole
+from rpo.config import FLOW_SOLVER, SETTINGS
+from rpo.reading import Shape, every, number, whole
+
+
+def _solver(value: Any) -> str:
+    names = (*SETTINGS["sampling.scheduler"].choices, FLOW_SOLVER)
+    return "" if value in names else f"one of {', '.join(names)}"
+
 
 # last/state.json
 STATE: Shape = {
@@ -23,7 +30,7 @@ CARD: Shape = {
     "reward": number,
     "steps": whole,
     "guidance_scale": number,
-    "scheduler": str,
+    "scheduler": _solver,
     "base_model": str,
     "files": [str],
 }

@@ -143,7 +143,7 @@ def read_tensors(file: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, 
             return tensors, opened.metadata() or {}
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")[:200]
-        raise UserError(f"{file}: damaged or no .safetensors file ({reason}); {remedy}") from None
+        raise UserError(f"{file}: cannot be read as safetensors ({reason}); {remedy}") from None
 
 
 def refuse_links(path: Path, remedy: str = "put the files themselves there") -> None:
