@@ -51,7 +51,10 @@ METRICS = "metrics.jsonl"
 REPORT = "report.html"
 BEST_CARD = "rpo.json"  # in best/: which step it is, how to draw with it, which files are ours
 OLD_BEST, NEW_BEST = ".best.old", ".best.new"
-_FILES = (CONFIG, ENVIRONMENT, METRICS, REPORT)
+_FILES = (
+    *(CONFIG, ENVIRONMENT, METRICS, REPORT),
+    *("last/state.json", "last/trainer.safetensors", "last/data.safetensors", f"best/{BEST_CARD}"),
+)
 _FOLDERS = ("best", OLD_BEST, NEW_BEST, "last", "images", "tensorboard", "export")
 TO_PUT_BACK = "put the file back, or start a new run"
 
@@ -124,7 +127,7 @@ class RunFolder:
         if not is_run(path):
             raise UserError(f"{path}: not a run folder; it needs {CONFIG} and {ENVIRONMENT}")
         run = cls(path)
-        for name in (*_FILES, *_FOLDERS):
+        for name in (*_FOLDERS, *_FILES):
             refuse_links(path / name)
             if (path / name).exists() and (path / name).is_dir() != (name in _FOLDERS):
                 what = "folder" if name in _FOLDERS else "file"

@@ -14,6 +14,8 @@ def lost_best(folder: RunFolder) -> str:
     best = folder.path / "best"
     try:
         card = folder.best_card()
+        if card is not None:
+            card["step"]  # raises if it is not there
     except UserError as error:
         return str(error).partition("; ")[0]
     if card is None:

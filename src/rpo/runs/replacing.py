@@ -42,6 +42,8 @@ def replacing(path: Path, remedy: str = TO_GO_ON) -> Iterator[Path]:
     A symbolic link at `path` is replaced itself, not what it leads to.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    if path.is_dir() and not path.is_symlink():
+        raise UserError(f"{path}: a folder where a file belongs; move it away")
     try:
         with naming_full_disk(path, remedy):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

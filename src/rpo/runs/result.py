@@ -81,9 +81,15 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """The gradient step that best/ comes from: 0 is the base model, None if none is saved."""
-        card = self.folder.best_card()
-        return None if card is None else int(card["step"])
+        """The gradient step that best/ comes from: 0 is the base model.
+
+        None if there is none, or its card is damaged; `require_best` says which.
+        """
+        try:
+            card = self.folder.best_card()
+            return None if card is None else int(card["step"])
+        except UserError:
+            return None
 
     @property
     def finished(self) -> bool:
