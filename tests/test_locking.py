@@ -55,9 +55,7 @@ def test_a_lock_names_its_owner_and_goes_with_its_end(tmp_path: Path) -> None:
         assert owner is not None
         assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
         with (
-            pytest.raises(
-                UserError, match=rf"in use by process {os.getpid()} on .*, since \d{{4}}"
-            ),
+            pytest.raises(UserError, match=rf"in use by process {os.getpid()} on .*, since 2"),
             locked(tmp_path),
         ):
             pass
@@ -241,3 +239,30 @@ def test_a_new_run_may_begin_where_one_was_killed_at_once(world: World, tmp_path
     assert isinstance(next(events), Started)
     assert isinstance(next(events), Notice)
     events.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "resumed"])
+def test_of_two_commands_one_goes_on_and_the_other_is_refused_in_a_line(
+    world: World, done: Path, tmp_path: Path, begun: bool
+) -> None:
+    for trial in range(10):
+        out = tmp_path / f"run {trial}"
+        command = [sys.executable, "-m", "rpo", "train", str(world.photos), *world.flags()]
+        command += ["--out", str(out), "--quiet"]
+        if begun:
+            break_off(world, out, StepDone, 1)
+            command.append("--resume")
+        pair = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        ends = [(p.communicate(timeout=120), p.returncode) for p in pair]
+        ends.sort(key=lambda end: end[1])
+        if not (begun and ends[1][1] == 0):  # then it was so late that it found the run finished
+            assert [code for _, code in ends] == [0, 2], (trial, ends)
+            error = ends[1][0][1]
+            assert error.count("\n") == 1
+            assert error.startswith("error: ")
+        assert results(out) == results(done)
+        assert measured(out) == measured(done)

@@ -1,7 +1,7 @@
 """The execution of a job: load, prepare, train, keep the best, write the report.
 
-Every event reaches the run folder before it is yielded. Breaking out of the loop saves last/, so
-that the run can go on.
+Every event that is kept reaches the run folder before it is yielded. Breaking out of the loop saves
+last/, so that the run can go on.
 """
 
 from __future__ import annotations
