@@ -52,7 +52,8 @@ def generate(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from rpo.runs.folder import check_writable, expanded, save_generated
+    from rpo.runs.folder import check_writable, expanded
+    from rpo.runs.pictures import save_generated
     from rpo.runs.result import Run, load_run
 
     result = Run(load_run(run).path, device, unquantised)

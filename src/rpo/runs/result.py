@@ -13,8 +13,10 @@ from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
 from rpo.errors import UserError, brief
 from rpo.models.resolve import resolve_model
-from rpo.runs.folder import REPORT, RunFolder, as_pictures, check_unicode
+from rpo.runs.folder import REPORT, RunFolder, check_unicode
+from rpo.runs.lost import require_best
 from rpo.runs.meter import naming_exhausted_memory
+from rpo.runs.pictures import as_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,9 +82,15 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """The gradient step that best/ comes from: 0 is the base model, None if none is saved."""
-        card = self.folder.best_card()
-        return None if card is None else int(card["step"])
+        """The gradient step that best/ comes from: 0 is the base model.
+
+        None if there is none, or its card is damaged; `require_best` says which.
+        """
+        try:
+            card = self.folder.best_card()
+            return None if card is None else int(card["step"])
+        except UserError:
+            return None
 
     @property
     def finished(self) -> bool:
@@ -129,8 +137,7 @@ class Run:
     def _backbone(self) -> Backbone:
         from rpo.models.backbone import Backbone
 
-        if self.best_step is None:
-            raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
+        require_best(self.folder)
         config, whole = self.config, self._learns.whole
         return Backbone.load(
             self.best if whole else resolve_model(config.model),

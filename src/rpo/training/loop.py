@@ -305,9 +305,9 @@ class Trainer:
             if state["weights"].keys() != self.parameters.keys():
                 raise KeyError("weights")
             for name, parameter in self.parameters.items():
-                parameter.copy_(state["weights"][name])
+                _copy(state["weights"][name], parameter)
             for name, average in self.average.items():
-                average.copy_(state["average"][name])
+                _copy(state["average"][name], average)
             groups = self.optimizer.state_dict()["param_groups"]
             moments = {
                 index: {
@@ -323,8 +323,18 @@ class Trainer:
             self.step, self._validated = int(state["step"]), int(state["validated"])
             # From the present patience, so that a raised one lets a stopped run go on.
             self._patience_out = self.stopping.exhausted
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (*_MISFITS, RuntimeError) as error:
             raise UserError(
                 "the saved training state belongs to another model, method, stopping rule or "
                 "version; resume with those it was made with, or start a new run"
             ) from error
+
+
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def _copy(saved: Tensor, into: Tensor) -> None:
+    """`copy_` that stretches nothing. Raises ValueError for another shape."""
+    if saved.shape != into.shape:
+        raise ValueError(f"{tuple(saved.shape)} for {tuple(into.shape)}")
+    into.copy_(saved)
