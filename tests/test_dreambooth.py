@@ -476,7 +476,9 @@ def test_method_and_presets_as_flags(
 
 def test_demo_takes_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(cli, "_run_job", lambda subject, options, *_: given.update(options))
+    monkeypatch.setattr(
+        "rpo.cli.train._run_job", lambda subject, options, *_: given.update(options)
+    )
     assert cli.run(["demo", "--method", "dreambooth", "--preset", "lora"]) == 0
     assert (given["method"], given["preset"]) == ("dreambooth", ["lora"])
 

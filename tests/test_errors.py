@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rpo.errors import printable
+from rpo.errors import brief, printable
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_printable(name: str, shown: str) -> None:
     assert printable(name) == shown
     assert printable(Path(name)) == shown
     assert printable(shown) == shown
+
+
+def test_brief() -> None:
+    assert brief("a\nb") == "'a\\nb'"
+    assert brief(2.5) == "2.5"
+    assert brief("x" * 300) == "'" + "x" * 199 + "..."
+    assert brief(10**5000) == "a number of thousands of digits"

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 import rpo
 from rpo.cli import commands as cli
 from rpo.cli import console
-from rpo.cli.signals import StopOnSignal
+from rpo.cli.signals import SIGNALS, StopOnSignal
 from rpo.config import Config, load_config
 from rpo.data.subject import Subject
 from rpo.errors import UserError
@@ -403,7 +403,7 @@ def test_resume_refuses_another_model_and_other_prompts(world: World, tmp_path: 
     go_on(resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_saves_and_says_how_to_go_on(
     world: World,
     done: Path,
@@ -420,7 +420,7 @@ def test_signal_saves_and_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(console.Quiet, "__call__", press)
         command = ["train", str(world.photos), *world.flags(), "--out", str(tmp_path / "cut")]
-        assert cli.run([*command, "--quiet"]) == cli.INTERRUPTED == 130
+        assert cli.run([*command, "--quiet"]) == 128 + number
     assert signal.getsignal(number) is before
     message = capsys.readouterr().err
     assert json.loads((tmp_path / "cut" / "last" / "state.json").read_text())["step"] == 3

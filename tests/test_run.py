@@ -25,11 +25,9 @@ from rpo.runs.folder import (
     data_from,
     expanded,
     next_free,
-    save_generated,
-    save_png,
-    slug,
 )
 from rpo.runs.meter import Meter
+from rpo.runs.pictures import save_generated, save_png, slug
 from rpo.runs.result import load_run
 
 ENVIRONMENT = {"subject": {"photos": [], "folder": "photos"}}

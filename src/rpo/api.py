@@ -141,7 +141,7 @@ def iterate(
         chosen = resume_config(RunFolder.open(path), subject, given(**sources))
     else:
         chosen = anchored(for_subject(load_config(**sources), subject.noun, subject.kind))
-        path = expanded(out) if out else next_free(Path("runs"), subject.name)
+        path = expanded(out or next_free(Path("runs"), subject.name))
         check_free(path)
     photos = subject.paths[0].resolve().parent if subject.paths else None
     spec = JobSpec(photos, chosen, path, tensorboard)

@@ -28,6 +28,15 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(known)}"
 
 
+def brief(value: object, limit: int = 200) -> str:
+    """The value's repr, cut to what a line can hold."""
+    try:
+        text = repr(value)
+    except ValueError:  # of an int with more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def printable(name: str | os.PathLike[str]) -> str:
     r"""A name as one line that any terminal can show: ESC becomes \x1b, a newline \n.
 

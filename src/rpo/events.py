@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The first event: what will be done, and in which folder. Nothing is written yet."""
+    """The first event: what will be done, and in which folder. Nothing but its lock is written."""
 
     path: Path
     subject: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from rpo import events
+from rpo.errors import printable
 from rpo.report.page import duration
 from rpo.runs.result import Run
 
@@ -45,7 +47,10 @@ class Bars(AbstractContextManager["Bars"]):
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
-            SpinnerColumn(finished_text="[green]✓" if _can_print("✓") else "[green]+"),
+            SpinnerColumn(
+                "dots" if _can_print("⠋") else "line",
+                finished_text="[green]✓" if _can_print("✓") else "[green]+",
+            ),
             TextColumn("{task.description:<11}"),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
@@ -80,7 +85,7 @@ class Bars(AbstractContextManager["Bars"]):
         elif isinstance(event, events.Progress):
             self._bar(event.phase, event.done, event.total)
         elif isinstance(event, events.Notice):
-            self.say(f"[yellow]{escape(event.message[:1].upper() + event.message[1:])}.[/]")
+            self.say(f"[yellow]{_shown(event.message[:1].upper() + event.message[1:])}.[/]")
         elif isinstance(event, events.Labelled):
             self.say(
                 f"[dim]{event.pairs} pairs labelled: the photo is preferred with probability "
@@ -97,8 +102,8 @@ class Bars(AbstractContextManager["Bars"]):
         self.steps, self.resumed_at = event.steps, event.resumed_at or 0
         self.selects = event.keep == "best"
         self.say(
-            f"[bold]{escape(event.subject)}[/] from {event.photos} photos, "
-            f"model {escape(event.model)}, into {escape(str(event.path))}"
+            f"[bold]{_shown(event.subject)}[/] from {event.photos} photos, "
+            f"model {_shown(event.model)}, into {_shown(event.path)}"
         )
         if event.resumed_at is not None:
             self.say(f"Continuing after step {event.resumed_at}.")
@@ -107,7 +112,7 @@ class Bars(AbstractContextManager["Bars"]):
             ("training", event.training_prompts),
             ("validation", event.validation_prompts),
         ):
-            self.say(f"[dim]{name} prompts: {escape('; '.join(prompts))}[/]")
+            self.say(f"[dim]{name} prompts: {_shown('; '.join(prompts))}[/]")
         self.tasks["loading"] = self.progress.add_task("loading", total=None)
 
     def _bar(self, phase: str, done: int, total: int) -> None:
@@ -159,6 +164,11 @@ def resume_command(run: Run) -> str:
     noun = shlex.quote(run.config.noun)
     out = shlex.quote(str(run.path))
     return f"rpo train {shlex.quote(folder)} --noun {noun} --out {out} --resume"
+
+
+def _shown(text: str | os.PathLike[str]) -> str:
+    """A stranger's text within rich's markup."""
+    return escape(printable(text))
 
 
 def _can_print(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rpo.cli.output import print_path
 from rpo.exports.export import DTYPES, FORMATS
 
 
@@ -55,6 +56,6 @@ def export_command(
     if push is not None:
         export.check_push(push)  # before minutes of work
     folder = export.export(opened, to, out, dtype)
-    typer.echo(str(folder))
+    print_path(folder)
     if push is not None:
         typer.echo(export.push(folder, push))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rpo.cli.options import Method, Presets, Set
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 
 if TYPE_CHECKING:
     from rpo.planning.estimate import Estimator
@@ -191,7 +191,7 @@ def print_plan(
     parts = ", ".join(
         f"{name.replace('_', ' ')} {_count(n)}" for name, n in estimator.parts().items()
     )
-    say(f"{estimator.shape.name}, {estimator.picture[1]} pixels: {parts}\n")
+    say(f"{printable(estimator.shape.name)}, {estimator.picture[1]} pixels: {parts}\n")
     columns = ["as given"] if made.changes else []
     columns += ["weights", "activations", "peak", "time"]
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
@@ -227,7 +227,7 @@ def print_plan(
         say(f"\nFits into {made.limit / GB:g} GB with {left} left:")
     else:
         say("\nName a card by --gpu-memory or --gpu to have settings chosen for it. As given:")
-    say(f"\n{command(made, *options)}", "cyan")
+    say(f"\n{printable(command(made, *options))}", "cyan")
     if made.settings().get("training.weights") == "lora":
         say("\nAn adapter wants a larger training.learning_rate than all weights: try 1e-4.")
 

@@ -48,7 +48,7 @@ def print_result(run: Run, console: Console | None = None) -> None:
         ("Report", run.report),
         ("Draw", f'rpo generate {shlex.quote(str(run.path))} "{prompt}" -n 4'),
     ):
-        console.print(f"{name:<9}{value}", soft_wrap=True, markup=False)
+        console.print(f"{name:<9}{printable(str(value))}", soft_wrap=True, markup=False)
 
 
 def print_checks(checks: Sequence[PhotoCheck]) -> None:
@@ -62,11 +62,11 @@ def print_checks(checks: Sequence[PhotoCheck]) -> None:
     for item in checks:
         size = f"{item.size[0]} x {item.size[1]}" if item.size else ""
         mark = Text(item.status, style=styles[item.status])
-        table.add_row(Text(printable(item.path.name)), size, mark, Text(item.message))
+        table.add_row(Text(printable(item.path.name)), size, mark, Text(printable(item.message)))
     console = Console(highlight=False)
     console.print(table)
     if remark := remark_on_folder(checks):
-        console.print(f"\nAll together: {remark}.", soft_wrap=True, markup=False)
+        console.print(f"\nAll together: {printable(remark)}.", soft_wrap=True, markup=False)
 
 
 def print_settings() -> None:
@@ -136,4 +136,4 @@ def print_info(
     rows += [] if models else [("models", "none installed")]
     rows += [("model cache", cache)]
     for name, value in rows:
-        print(f"{name:<18}{value}")
+        print(f"{name:<18}{printable(value)}")

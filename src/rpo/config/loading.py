@@ -15,7 +15,7 @@ from rpo.config.presets import OWN, Presets
 from rpo.config.sections import SECTIONS, SETTINGS, Config
 from rpo.config.settings import Section, Setting
 from rpo.config.toml import parse_toml, read_toml
-from rpo.errors import UserError, near_names
+from rpo.errors import UserError, brief, near_names, printable
 
 PresetNames = str | Sequence[str] | None
 
@@ -182,7 +182,8 @@ def _flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     for name, value in layer.items():
         if isinstance(value, Section):
             value = {own: getattr(value, own) for own in value.settings()}
-        if isinstance(value, Mapping):
+        # deeper than any setting it is an unknown one, and Python's stack is not for its depth
+        if isinstance(value, Mapping) and prefix.count(".") < 3:
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -190,9 +191,10 @@ def _flatten(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
+    shown = printable(override[:200])
     if not equals:
-        raise UserError(f"--set {override}: write it as name=value, such as training.steps=200")
-    with _naming(f"--set {override}"):
+        raise UserError(f"--set {shown}: write it as name=value, such as training.steps=200")
+    with _naming(f"--set {shown}"):
         return {key.strip(): _setting(key.strip()).parse(text)}
 
 
@@ -207,5 +209,5 @@ def _naming(source: str) -> Iterator[None]:
 
 def _setting(key: str) -> Setting:
     if key not in SETTINGS:
-        raise UserError(f"unknown setting {key!r}; {near_names(key, SETTINGS)}")
+        raise UserError(f"unknown setting {brief(key)}; {near_names(key, SETTINGS)}")
     return SETTINGS[key]

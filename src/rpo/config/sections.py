@@ -30,7 +30,9 @@ class SamplingConfig(Section):
 
     _prefix: ClassVar[str] = "sampling."
     steps: int = _field(50, "Solver steps for each training image.", at_least=1, at_most=TIMESTEPS)
-    guidance_scale: float = _field(7.5, "Classifier-free guidance of the base model.", at_least=0)
+    guidance_scale: float = _field(
+        7.5, "Classifier-free guidance of the base model.", at_least=0, at_most=1000
+    )
     images_per_prompt: int = _field(
         4, "Images that the base model draws for each training prompt.", at_least=1
     )
@@ -145,7 +147,9 @@ class ValidationConfig(Section):
     steps: int = _field(
         20, "Solver steps for each validation image.", at_least=1, at_most=TIMESTEPS
     )
-    guidance_scale: float = _field(7.5, "Classifier-free guidance in validation.", at_least=0)
+    guidance_scale: float = _field(
+        7.5, "Classifier-free guidance in validation.", at_least=0, at_most=1000
+    )
     batch_size: int = _field(8, "Images drawn at once; lower it to save memory.", at_least=1)
     scheduler: Literal["dpm++", "ddim"] = _field(
         "dpm++", "The solver that draws them; flow-matching models use their own."
@@ -264,10 +268,14 @@ class Config(Section):
     device: str = _field(
         "auto",
         "Where to compute: auto, cpu, mps, cuda, cuda:N or xpu.",
-        form=(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", "auto, cpu, mps, cuda, cuda:N or xpu"),
+        form=(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", "auto, cpu, mps, cuda, cuda:N or xpu"),
     )
     resolution: int = _field(
-        0, "Side of the images in pixels; 0 is the model's own.", at_least=0, multiple_of=8
+        0,
+        "Side of the images in pixels; 0 is the model's own.",
+        at_least=0,
+        at_most=4096,
+        multiple_of=8,
     )
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = _field(
         "fp32", "Number format of all that is frozen and of the arithmetic; what learns is fp32."

@@ -10,10 +10,14 @@ import math
 import numbers
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args, get_type_hints
 
-from rpo.errors import UserError
+from rpo.errors import UserError, brief
+
+# What no TOML file or no file name can hold: half a letter, as of bytes that are not UTF-8, or NUL.
+_UNSAVEABLE = re.compile("[\ud800-\udfff\0]")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Setting:
             (self.form and not re.fullmatch(self.form[0], value), self.form and self.form[1]),
         ):
             if violated:
-                raise UserError(f"{self.key} must be {demand}, not {value!r}")
+                raise UserError(f"{self.key} must be {demand}, not {brief(value)}")
         return value
 
     def parse(self, text: str) -> Any:
@@ -61,22 +65,30 @@ class Setting:
     def _typed(self, value: Any) -> Any:
         if self.type is str:
             if isinstance(value, (str, os.PathLike)):
-                return os.fspath(value)
-            raise UserError(f"{self.key} must be text, not {value!r}")
+                text = os.fspath(value)
+                if not isinstance(text, str) or _UNSAVEABLE.search(text):
+                    raise UserError(
+                        f"{self.key} must be Unicode text without NUL, not {brief(value)}"
+                    )
+                return text
+            raise UserError(f"{self.key} must be text, not {brief(value)}")
         if self.type is bool:
             if isinstance(value, bool):
                 return value
-            raise UserError(f"{self.key} must be true or false, not {value!r}")
+            raise UserError(f"{self.key} must be true or false, not {brief(value)}")
         # bool is an int to Python but never what a user means by a number.
         if self.type is int:
             if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-                return int(value)
-            raise UserError(f"{self.key} must be a whole number, not {value!r}")
+                if -(2**63) <= int(value) < 2**63:  # what TOML and PyTorch can hold
+                    return int(value)
+                raise UserError(f"{self.key} must have 64 bits, not be {brief(value)}")
+            raise UserError(f"{self.key} must be a whole number, not {brief(value)}")
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            if math.isfinite(value):
-                return float(value)
-            raise UserError(f"{self.key} must be finite, not {value!r}")
-        raise UserError(f"{self.key} must be a number, not {value!r}")
+            with suppress(OverflowError):  # of an int above all floats
+                if math.isfinite(value):
+                    return float(value)
+            raise UserError(f"{self.key} must be finite, not {brief(value)}")
+        raise UserError(f"{self.key} must be a number, not {brief(value)}")
 
 
 class Section:

@@ -31,5 +31,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     """What a text says; `source` heads the message of the UserError that invalid text raises."""
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{source}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or brackets in brackets
+        raise UserError(f"{source}: a number or a nesting in it is far too long") from None

@@ -19,7 +19,10 @@ from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.exports.token_files import find_token, insert_token, token_file
 from rpo.models.families import FAMILIES
-from rpo.runs.folder import check_writable, expanded, naming_full_disk, slug
+from rpo.runs.folder import check_writable, expanded
+from rpo.runs.lost import require_best
+from rpo.runs.pictures import slug
+from rpo.runs.replacing import flush, flush_tree, naming_full_disk
 from rpo.runs.result import Run, load_run
 
 if TYPE_CHECKING:
@@ -89,8 +92,7 @@ def check(
     if folder.suffix == ".safetensors":
         raise UserError(f"--out {folder}: name a folder; the file and its README.md go into it")
     check_writable(folder)
-    if run.best_step is None:
-        raise UserError(f"{run.path}: has no best/ yet; finish it with --resume")
+    require_best(run.folder)
     if to != "diffusers" and find_token(run.best):
         raise UserError(
             f"--to {to}: {run.path} taught a new token, so there is no adapter to export; use --to "
@@ -181,7 +183,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         temporary.chmod(0o755)  # mkdtemp's is its owner's alone
         with naming_full_disk(folder, "free some space, or name another folder by --out"):
             yield temporary
+            flush_tree(temporary)
             os.rename(temporary, folder)  # refuses a folder that has come to hold something
+            flush(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error

@@ -7,7 +7,6 @@ names nor fused projections.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rpo.errors import UserError
 from rpo.exports.lora_names import Place, kohya_key, place_of
+from rpo.reading import as_entries, number, read_tensors, whole
 
 METADATA = "lora_adapter_metadata"  # diffusers' key for peft's configuration
 # [ending of a key] -> which tensor it is. diffusers writes the first three pairs side by side.
@@ -156,12 +155,8 @@ class Adapter:
 
 def read_adapter(file: Path) -> Adapter:
     """The adapter in a file of diffusers. Raises UserError for a damaged or another file."""
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); finish the run with --resume") from None
+    remedy = "put the file back, or start a new run"
+    tensors, metadata = read_tensors(file, remedy)
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         ending = next((ending for ending in _ENDINGS if key.endswith(ending)), None)
@@ -171,13 +166,21 @@ def read_adapter(file: Path) -> Adapter:
         found.setdefault((part, name), {})[_ENDINGS[ending]] = tensor
     parts = {part for part, _ in found}
     if len(parts) != 1 or any({"down", "up"} - set(pair) for pair in found.values()):
-        raise UserError(f"{file}: is no complete LoRA; finish the run with --resume")
+        raise UserError(f"{file}: is no complete LoRA; {remedy}")
     (part,) = parts
+    try:
+        shape = {f"{part}.{key}": value for key, value in _CONFIG.items()}
+        about = as_entries(metadata.get(METADATA, "{}"), shape, str(file), remedy)
+    except ValueError as error:
+        raise UserError(f"{file}: its {METADATA} is damaged ({error}); {remedy}") from None
     config = {
         key.removeprefix(f"{part}."): value
-        for key, value in json.loads(metadata.get(METADATA, "{}")).items()
+        for key, value in about.items()
         if key.startswith(f"{part}.")
     }
+    for (_, name), pair in found.items():
+        if wrong := _misshapen(pair):
+            raise UserError(f"{file}: {name} {wrong}; {remedy}")
     layers = {
         name: Layer(
             pair["down"],
@@ -188,6 +191,37 @@ def read_adapter(file: Path) -> Adapter:
         for (_, name), pair in sorted(found.items())
     }
     return Adapter(part, layers, config)
+
+
+def _misshapen(pair: Mapping[str, Tensor]) -> str:
+    """What is wrong with the tensors of one layer by themselves; empty for nothing."""
+    down, up, magnitude = pair["down"], pair["up"], pair.get("magnitude")
+    if not all(tensor.is_floating_point() for tensor in pair.values()):
+        return "is not of floating-point numbers"
+    if down.ndim not in (2, 4) or up.ndim != down.ndim or not down.numel() or not up.numel():
+        return f"has the shapes {tuple(down.shape)} and {tuple(up.shape)}"
+    if up.shape[1] != down.shape[0] or up[0, 0].numel() != 1:
+        return f"has halves that do not fit: {tuple(down.shape)} and {tuple(up.shape)}"
+    if magnitude is not None and magnitude.numel() != up.shape[0]:
+        return f"has {magnitude.numel()} magnitudes for {up.shape[0]} rows"
+    return ""
+
+
+def _scales(value: Any) -> str:
+    """Layers' names with their alpha: no pattern that could take for ever to match."""
+    sound = isinstance(value, Mapping) and all(
+        re.fullmatch(r"[\w.^$]*", key) and not number(alpha) for key, alpha in value.items()
+    )
+    return "" if sound else "a table of layers' names and numbers"
+
+
+# what of peft's configuration is read here
+_CONFIG = {
+    "r": whole,
+    "lora_alpha": number,
+    "use_rslora": (bool, None),
+    "alpha_pattern": (_scales, None),
+}
 
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rpo.config import Config, LoraConfig
 from rpo.errors import UserError
+from rpo.exports.lora_file import read_adapter
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.learners.learner import Learner
 from rpo.learners.sharing import sharing_copy, snapshot_of
@@ -43,21 +44,11 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
     seed: decides the adapter's first, random half. Raises UserError where no layer, or not every
     layer asked for, is there.
     """
-    from peft import LoraConfig as PeftConfig
-
-    names = find_targets(base, settings.targets)
     denoiser: Any = sharing_copy(base)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "adapter"))
         try:
-            denoiser.add_adapter(
-                PeftConfig(
-                    r=settings.rank,
-                    lora_alpha=settings.alpha,  # type: ignore[arg-type] # a float does as well
-                    target_modules=list(names),
-                    use_dora=dora,
-                )
-            )
+            denoiser.add_adapter(_peft_config(base, settings, dora))
         except ValueError as error:  # a layer that is no linear map or convolution
             raise UserError(
                 f"lora.targets '{settings.targets}' names layers that can have no adapter; "
@@ -67,6 +58,53 @@ def adapted(base: nn.Module, settings: LoraConfig, *, dora: bool, seed: int) -> 
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return denoiser.eval()
+
+
+def _peft_config(base: nn.Module, settings: LoraConfig, dora: bool) -> Any:
+    """peft's configuration of a new adapter."""
+    from peft import LoraConfig as PeftConfig
+
+    return PeftConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type] # a float does as well
+        target_modules=list(find_targets(base, settings.targets)),
+        use_dora=dora,
+    )
+
+
+def refuse_unfit(file: Path, base: nn.Module, settings: LoraConfig, *, dora: bool) -> None:
+    """Raises UserError unless the file holds an adapter of `base` that was made by these settings.
+
+    peft takes from a file's configuration which code it runs: it must be the one it had here.
+    """
+    adapter = read_adapter(file)
+    remedy = "put the file back, or start a new run"
+    expected = _peft_config(base, settings, dora).to_dict()
+    for key, value in adapter.config.items():
+        own = expected.get(key, value)
+        if isinstance(own, set | list | tuple):
+            own, value = sorted(own), sorted(value) if isinstance(value, list) else value
+        if key not in ("peft_version", "peft_type", "inference_mode") and own != value:
+            raise UserError(f"{file}: its {key} is not the one of the run's settings; {remedy}")
+    modules = dict(base.named_modules())
+    layers = find_layers(base, settings.targets)
+    if strange := sorted(set(layers) ^ set(adapter.layers)):
+        what = "lacks the layer" if strange[0] in layers else "holds a layer of another model,"
+        raise UserError(f"{file}: {what} {strange[0]}; {remedy}")
+    for name, layer in adapter.layers.items():
+        module: Any = modules[name]
+        if isinstance(module, nn.Conv2d):
+            shape = (module.out_channels, module.in_channels)
+        else:
+            shape = (module.out_features, module.in_features)
+        found = (layer.up.shape[0], layer.down.shape[1])
+        if found != shape or layer.rank != settings.rank:
+            raise UserError(
+                f"{file}: {name} is of rank {layer.rank} for {found}, not {settings.rank} for "
+                f"{shape}; {remedy}"
+            )
+        if (layer.magnitude is not None) != dora:
+            raise UserError(f"{file}: {name} is {'no ' if dora else 'a '}DoRA; {remedy}")
 
 
 def find_layers(base: nn.Module, wanted: str) -> list[str]:
@@ -185,6 +223,8 @@ class Lora(Learner):
 
     def load(self, folder: Path) -> nn.Module:
         """The base denoiser with the adapter on it."""
+        file, settings = folder / ADAPTER_FILE, self.config.lora
+        refuse_unfit(file, self.backbone.denoiser, settings, dora=self.dora)
         return self.backbone.load_adapter(folder, ADAPTER_FILE)
 
 

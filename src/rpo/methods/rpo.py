@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rpo.errors import UserError
 from rpo.events import Drawn, Event, Labelled, Progress
 from rpo.learners.learner import Learner
 from rpo.methods.losses import PreferenceLoss, improvement, preference_loss, similarity_loss
@@ -87,6 +88,11 @@ class RPO(Method):
             pictures, [prompt.plain for prompt in drawn], reward.lambda_train, reward.mean
         )
         p = preference_probability(reward_ref, reward_gen, reward.temperature)
+        if not p.isfinite().all():
+            raise UserError(
+                f"labelling: the reward ({type(task.reward).__name__}) of some pictures is not "
+                "finite (NaN); check what it returns"
+            )
         yield Progress("labelling", len(drawn), len(drawn))
         yield Labelled(
             mean_probability=p.mean().item(),

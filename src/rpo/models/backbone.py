@@ -249,21 +249,24 @@ class Backbone:
     ) -> Tensor:
         """(N, 3, H, W) pictures in [-1, 1] -> (N, C, h, w) latents at the denoiser's scale.
 
-        The posterior's mode; a draw from it where a (CPU) generator is given.
+        The posterior's mode; a draw from it where a (CPU) generator is given. Raises UserError
+        where they are not finite.
         """
         latents = []
         with self._awake(self.vae):
             for chunk in images.split(batch_size):
                 posterior = self.vae.encode(chunk.to(self.device, self.vae.dtype)).latent_dist
                 latents.append(posterior.sample(generator) if generator else posterior.mode())
-        return (torch.cat(latents).float() - self._centre) / self._spread
+        _refuse_non_finite(encoded := torch.cat(latents).float(), "latents of the photos")
+        return (encoded - self._centre) / self._spread
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
-        """(N, C, h, w) latents -> (N, 3, H, W) pictures in [0, 1]."""
+        """(N, C, h, w) latents -> (N, 3, H, W) pictures in [0, 1]. UserError if not finite."""
         with self._awake(self.vae):
             chunks = self._encoded(latents).split(batch_size)
             images = torch.cat([self._decoded(chunk) for chunk in chunks])
+        _refuse_non_finite(images, "pictures")
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
 
     def decode_with_gradient(self, latents: Tensor, recompute: bool = False) -> Tensor:
@@ -375,3 +378,11 @@ class Backbone:
         parts.update(dict.fromkeys(self.family.unused))
         with quiet():
             return type(base)(**parts, **self.family.settings())
+
+
+def _refuse_non_finite(values: Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        raise UserError(
+            f"the VAE gives {what} that are not finite (NaN); check the model's weights, or set "
+            "precision=fp32 where it is fp16"
+        )

@@ -71,6 +71,10 @@ class Conditions:
             torch.cat(lengths) if lengths else None,
         )
 
+    def is_finite(self) -> bool:
+        """Whether all of it is; it waits for the device."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.tensors().values())
+
     def tensors(self) -> dict[str, Tensor]:
         """By name, for saving."""
         named = {"tokens": self.tokens, "pooled": self.pooled, "lengths": self.lengths}

@@ -134,8 +134,14 @@ class Encoder:
                 encode(items[start : start + BATCH_SIZE])
                 for start in range(0, len(items), BATCH_SIZE)
             ]
+        features = torch.cat(parts).float().cpu()
+        if not features.isfinite().all():
+            raise UserError(
+                f"reward.model {self.name} gives features that are not finite (NaN); check its "
+                "weights, or set precision=fp32"
+            )
         # The clone leaves inference mode: a caller may use the features under autograd.
-        return F.normalize(torch.cat(parts).float().cpu(), dim=-1).clone()
+        return F.normalize(features, dim=-1).clone()
 
     def _image_batch(self, pictures: list[Image.Image]) -> Tensor:
         inputs = self._image_processor(images=pictures, return_tensors="pt")

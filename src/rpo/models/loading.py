@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,22 @@ from torch import nn
 
 from rpo.errors import UserError
 from rpo.models.families import FAMILIES, Family
-from rpo.models.resolve import configurations
+from rpo.models.resolve import configurations, read_index
 from rpo.models.single_file import Checkpoint, recognise
 from rpo.quiet import quiet
 
 # RuntimeError: weights of another shape; SafetensorError: cut off; AttributeError: a class that
-# the libraries do not have; KeyError, IndexError: names that a conversion looks for in vain.
+# the libraries do not have; KeyError, IndexError: names that a conversion looks for in vain; the
+# rest: numbers in a configuration of which no model can be made.
 _FAILURES = (
     OSError,
     ValueError,
     RuntimeError,
     AttributeError,
     LookupError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
     SafetensorError,
     SingleFileComponentError,
 )
@@ -74,13 +77,13 @@ def unsupported(model: str, kind: str) -> str:
 
 def _index(folder: Path) -> tuple[dict[str, Any], type[Family]]:
     """What model_index.json says, and the family of its pipeline."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_index(folder)
     kind = index.get("_class_name", "model without a class")
     if kind not in FAMILIES:
         raise UserError(unsupported(f"model '{folder}'", kind))
     family = FAMILIES[kind]
     for part, known in (("scheduler", family.schedulers), ("vae", ("AutoencoderKL",))):
-        _, name = index.get(part) or (None, None)
+        name = (index.get(part) or [None])[-1]
         if name not in known:
             raise UserError(
                 f"model '{folder}': its {part} is a {name}, and this family is trained with a "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo.config import SamplingConfig, ValidationConfig
+from rpo.errors import UserError
 from rpo.events import Notice, Progress
 from rpo.models.backbone import Backbone
 from rpo.models.conditions import Conditions
@@ -28,7 +29,7 @@ def draw_pictures(
 
     Without `decode` the latents are all, and the pictures are (0,). Where a batch exhausts the
     memory, it and all that follow are drawn in halves: the batch size changes no picture. Raises
-    torch.OutOfMemoryError where a single picture does.
+    torch.OutOfMemoryError where a single picture does, and UserError where one is not finite.
     """
     latents, pictures = [], []
     size, done, total = settings.batch_size, 0, len(seeds)
@@ -48,6 +49,8 @@ def draw_pictures(
             )
             if decode:
                 pictures.append(backbone.decode(drawn, size).cpu())
+        except UserError as error:
+            raise UserError(f"{phase}: {error}") from error
         except torch.OutOfMemoryError:
             if size == 1:
                 raise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from rpo.about import ASSETS
 from rpo.config.presets import Presets, presets_with
@@ -22,6 +22,7 @@ from rpo.errors import UserError
 from rpo.models import single_file
 from rpo.models.families import FAMILIES
 from rpo.models.single_file import Checkpoint
+from rpo.reading import every, misfit
 
 Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino"]
 
@@ -77,7 +78,7 @@ def base_preset(name: str) -> str:
             folder = _snapshot(name, "pipeline")
         if folder is None:
             return "paper"
-        family = FAMILIES.get(_json(folder / _marker("pipeline")).get("_class_name", ""))
+        family = FAMILIES.get(read_index(folder).get("_class_name", ""))
         return family.preset(partial(_configuration, folder)) if family else "paper"
     except UserError:
         return "paper"
@@ -153,7 +154,7 @@ def configurations(checkpoint: Checkpoint) -> Path:
         folder = _snapshot(checkpoint.reference, "pipeline")
     if folder is None:
         raise UserError(f"{file}: {_what_to_fetch(checkpoint, beside)}")
-    index = _json(folder / marker)
+    index = read_index(folder)
     if index.get("_class_name") != checkpoint.pipeline:
         raise UserError(
             f"{file}: a {checkpoint.pipeline}, but {folder} describes a "
@@ -283,7 +284,7 @@ def _refuse_incomplete(folder: Path, kind: Kind) -> None:
         inner = next((file for file in around if kind == "pipeline" and file.is_file()), None)
         remedy = f"did you mean {inner.parent}?" if inner else f"name the folder of a {what}"
         raise UserError(f"{folder}: no {marker.name} in it; {remedy}")
-    for part in _weight_folders(folder, _json(marker)) if kind == "pipeline" else [folder]:
+    for part in _weight_folders(folder, read_index(folder)) if kind == "pipeline" else [folder]:
         if not any(part.glob("*.safetensors")):
             raise UserError(
                 f"{part}: no .safetensors weights in it (pickled .bin and .ckpt files are "
@@ -291,7 +292,10 @@ def _refuse_incomplete(folder: Path, kind: Kind) -> None:
                 + _without(part.name)
             )
         for index in sorted(part.glob("*.safetensors.index*.json")):
-            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            content = _json(index)
+            if wrong := misfit(content, {"weight_map": every(str)}):
+                raise UserError(f"{index}: damaged ({wrong}); fetch the model again")
+            shards = sorted(set(content.get("weight_map", {}).values()))
             absent = [shard for shard in shards if not (part / shard).is_file()]
             if absent and len(absent) < len(shards):  # none at all: another variant was fetched
                 raise UserError(
@@ -327,6 +331,23 @@ def _components(index: dict) -> Iterator[str]:
 def _json(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable as JSON ({error}); fetch the model again") from None
     return content if isinstance(content, dict) else {}
+
+
+# model_index.json: the class, and of each part its library and class; all else is a setting
+_INDEX = {"_class_name": str, "_diffusers_version": str}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A pipeline's model_index.json. Raises UserError for a damaged one."""
+    file = folder / _marker("pipeline")
+    index = _json(file)
+    wrong = misfit(index, _INDEX)
+    for name, entry in index.items():
+        if isinstance(entry, list) and len(entry) == 2 and misfit(entry, [(str, None)]):
+            wrong = wrong or f"{name} must be a pair of names"
+    if wrong:
+        raise UserError(f"{file}: damaged ({wrong}); fetch the model again")
+    return index

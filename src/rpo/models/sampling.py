@@ -86,7 +86,7 @@ def sample(
 
     Raises:
         UserError: unknown scheduler, a negative prompt for a model without classifier-free
-            guidance, or the denoiser's output is not finite.
+            guidance, or the text encoder's or the denoiser's output is not finite.
     """
     if not seeds or len(seeds) != len(conditions):
         raise ValueError(f"{len(seeds)} seeds for {len(conditions)} prompts")
@@ -111,10 +111,10 @@ def sample(
             if on_step:
                 on_step(done, total)
         if not latents.isfinite().all():
-            raise UserError(
-                "the model draws pictures that are not finite (NaN); "
-                "lower training.learning_rate, or check the model's weights"
-            )
+            part, remedy = "denoiser", "lower training.learning_rate, or check the model's weights"
+            if not all(told.is_finite() for told in (conditions, negative) if told is not None):
+                part, remedy = "text encoder", "check the model's weights, or set precision=fp32"
+            raise UserError(f"the {part} gives what is not finite (NaN); {remedy}")
         pictures.append(latents)
     return torch.cat(pictures)
 

@@ -17,7 +17,7 @@ SERIES = (
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`, some `about` of them."""
-    span = max(high - low, 1e-3)
+    span = max(high - low, 1e-3, 1e-9 * max(abs(low), abs(high)))  # above their last digits
     rough = span / about
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)

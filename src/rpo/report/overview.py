@@ -6,6 +6,7 @@ import textwrap
 
 from PIL import Image, ImageDraw, ImageFont
 
+from rpo.report.page import UNREADABLE, opened
 from rpo.runs.result import Run
 
 TILE = 128  # pixels a picture
@@ -24,11 +25,14 @@ def overview(run: Run, columns: int = 8) -> Image.Image:
         raise ValueError("nothing was validated yet")
     best = run.best_step or 0
     photos = sorted((run.path / "images" / "photos").glob("*.png"))[:columns]
-    prompts = shown[0]["prompts"][:columns]
+    first = min(shown)
+    prompts = shown[first]["prompts"][:columns]
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
 
-    steps = [0] if best == 0 else [0, best]
-    names = {0: "base\nmodel", best: f"after\n{best} steps"} if best else {0: "base\nmodel\n(best)"}
+    steps = [first, best] if best > first and best in shown else [first]
+    names = {step: f"after\n{step} steps" for step in steps}
+    if first == 0:
+        names[0] = "base\nmodel" if best else "base\nmodel\n(best)"
     caption = 3 * 16
     width = LEFT + columns * (TILE + GAP)
     height = (1 + len(steps)) * (TILE + GAP) + 3 * GAP + caption
@@ -38,10 +42,14 @@ def overview(run: Run, columns: int = 8) -> Image.Image:
     def row(y: int, name: str, files: list) -> None:
         pen.multiline_text((GAP, y + TILE // 2 - 20), name, fill=INK, font=font)
         for column, file in enumerate(files):
-            with Image.open(file) as picture:
-                # small pictures are enlarged by whole pixels, as the report shows them
-                how = Image.Resampling.NEAREST if picture.width < TILE else Image.Resampling.LANCZOS
-                tile = picture.convert("RGB").resize((TILE, TILE), how)
+            try:
+                with opened(file) as picture:
+                    # small pictures are enlarged by whole pixels, as the report shows them
+                    small = picture.width < TILE
+                    how = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+                    tile = picture.convert("RGB").resize((TILE, TILE), how)
+            except UNREADABLE:  # damaged or gone: its place stays white
+                continue
             sheet.paste(tile, (LEFT + column * (TILE + GAP), y))
 
     row(GAP, "your\nphotos", photos)

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
+from PIL import Image
+from PIL.Image import DecompressionBombError
+
 TINY = 128  # pixels; smaller pictures are inlined as they are and enlarged without smoothing
 EMBEDDED = 448  # pixels; larger ones are inlined at this size: the originals are in images/
+
+
+# what PIL raises for a damaged picture, and for one of more pixels than there is memory for
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    ArithmeticError,
+    LookupError,
+    DecompressionBombError,
+)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Image.Image]:
+    """A picture of a run, read to its end. Raises one of `UNREADABLE` for a damaged one."""
+    with Image.open(file, formats=["PNG"]) as image:
+        image.load()
+        yield image
 
 
 def duration(seconds: float) -> str:
@@ -35,20 +58,21 @@ def section(title: str, intro: str, content: str) -> str:
 
 def picture(file: Path, alt: str, caption: str = "", style: str = "") -> str:
     """A figure with the picture inlined; empty where the file is gone."""
-    from PIL import Image
-
     if not file.is_file():
         return ""
-    with Image.open(file) as image:
-        size = image.size
-        if max(size) <= TINY:
-            kind, data, look = "png", file.read_bytes(), ' class="pixel"'
-        else:
-            buffer = io.BytesIO()
-            small = image.convert("RGB")
-            small.thumbnail((EMBEDDED, EMBEDDED))
-            small.save(buffer, "JPEG", quality=88)
-            kind, data, look = "jpeg", buffer.getvalue(), ""
+    try:
+        with opened(file) as image:
+            size = image.size
+            if max(size) <= TINY:
+                kind, data, look = "png", file.read_bytes(), ' class="pixel"'
+            else:
+                buffer = io.BytesIO()
+                small = image.convert("RGB")
+                small.thumbnail((EMBEDDED, EMBEDDED))
+                small.save(buffer, "JPEG", quality=88)
+                kind, data, look = "jpeg", buffer.getvalue(), ""
+    except UNREADABLE:
+        return f"<figure><figcaption>{escape(file.name)} cannot be read</figcaption></figure>"
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (

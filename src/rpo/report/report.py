@@ -15,9 +15,10 @@ from rpo.about import ASSETS
 from rpo.config import SETTINGS, Config, value_of
 from rpo.exports.token_files import find_token, loading_lines
 from rpo.models.resolve import EMBEDDED, resolve_model
+from rpo.reading import read_text
 from rpo.report.chart import reward_curve
-from rpo.report.page import duration, memory, picture, section, table
-from rpo.runs.folder import RunFolder
+from rpo.report.page import UNREADABLE, duration, memory, opened, picture, section, table
+from rpo.runs.folder import TO_PUT_BACK, RunFolder
 from rpo.runs.meter import Cost
 from rpo.runs.result import Run, Validation, drawing, quantisation_remark
 
@@ -62,14 +63,14 @@ def _header(run: Run, records: list[dict[str, Any]], subject: str) -> str:
     notice = ""
     if not history:
         lede = f"Interrupted before the first validation; {photos} photos are ready."
-    elif run.config.validation.keep == "last":
+    elif run.config.validation.keep == "last" and best is not None:
         lede += f"The weights of step {best} are kept: the last ones, whatever their reward."
     elif best == 0 and len(history) > 1:
         notice = (
             "No step scored above the base model, so best/ holds the base model itself: this run "
             "has not helped. More photos, more steps or another learning rate may."
         )
-    else:
+    elif best is not None:
         lede += f"The weights of step {best} scored best and are the ones kept."
     if ends.get("stopped", {}).get("reason") == "patience":
         lede += " Training stopped early, as the reward no longer rose."
@@ -147,6 +148,7 @@ def _comparison(
                 "chosen" if step == best else "",
             )
             for step, name in columns.items()
+            if index < len(shown[step]["images"])
         )
         cards.append(
             f'<div class="pair"><h3>{escape(prompt)}</h3><div class="trio">{trio}</div></div>'
@@ -207,7 +209,7 @@ def _labels(folder: RunFolder, records: list[dict[str, Any]]) -> str:
     drawn = label.get("labels", "drawn") == "drawn"
     intro += "each visit draws a fresh label." if drawn else "that probability is the label itself."
     facts = "".join(
-        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>"
         for name, value in (
             ("Pairs", f"{label['pairs']}"),
             ("Photo preferred", f"{p:.1%}"),
@@ -232,10 +234,11 @@ def _labels(folder: RunFolder, records: list[dict[str, Any]]) -> str:
 
 def _prompt(file: Path) -> str:
     """The prompt that a picture carries in its PNG text."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return str(image.info.get("prompt", file.stem))
+    try:
+        with opened(file) as image:
+            return str(image.info.get("prompt", file.stem))
+    except UNREADABLE:
+        return file.stem
 
 
 def _costs(records: list[dict[str, Any]]) -> str:
@@ -335,7 +338,7 @@ def _settings(folder: RunFolder, config: Config, records: list[dict[str, Any]]) 
 
 
 def _pre(file: Path) -> str:
-    return f"<pre>{escape(file.read_text(encoding='utf-8'))}</pre>"
+    return f"<pre>{escape(read_text(file, TO_PUT_BACK))}</pre>"
 
 
 def _prompt_lists(started: Mapping[str, Any]) -> str:
@@ -349,14 +352,14 @@ def _prompt_lists(started: Mapping[str, Any]) -> str:
 
 
 def _environment(environment: Mapping[str, Any]) -> str:
-    hardware = environment["hardware"]
-    lines = [("device", hardware["device"])]
-    lines += [(key, hardware[key]) for key in ("processor", "cores", "threads", "system")]
-    lines += [("memory", f"{hardware['memory_gb']} GB")] if hardware["memory_gb"] else []
-    lines += [("accelerator", item["name"]) for item in hardware["accelerators"]]
-    lines += [("seed", environment["seed"])]
-    lines += [(name, version or "–") for name, version in environment["versions"].items()]
-    for role, model in environment["models"].items():
+    hardware = environment.get("hardware", {})
+    kinds = ("device", "processor", "cores", "threads", "system")
+    lines = [(key, hardware[key]) for key in kinds if key in hardware]
+    lines += [("memory", f"{hardware['memory_gb']} GB")] if hardware.get("memory_gb") else []
+    lines += [("accelerator", item["name"]) for item in hardware.get("accelerators", ())]
+    lines += [("seed", environment["seed"])] if "seed" in environment else []
+    lines += [(name, version or "–") for name, version in environment.get("versions", {}).items()]
+    for role, model in environment.get("models", {}).items():
         lines += [
             (f"{role} {name}", digest)
             for name, digest in model["files"].items()

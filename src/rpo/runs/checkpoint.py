@@ -6,16 +6,17 @@ goes into the same file's metadata. One file means that one rename replaces a ch
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rpo.errors import UserError
+from rpo.reading import read_tensors
 
 _STATE = "state"
 
@@ -71,18 +72,36 @@ def save_state(state: Any, path: Path) -> None:
 
 def load_state(path: Path) -> Any:
     """Reads what `save_state` wrote. Raises UserError for a missing or foreign file."""
+    remedy = "delete it, and --resume trains again from step 0, or start a new run"
+    tensors, metadata = read_tensors(path, remedy)
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            skeleton = json.loads(file.metadata()[_STATE])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint that can be read; start a new run without --resume"
-        ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(
-            f"{path}: the checkpoint is damaged; start a new run without --resume"
-        ) from error
-    return unflatten(tensors, skeleton)
+        return unflatten(tensors, json.loads(metadata[_STATE]))
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a checkpoint that can be read; {remedy}") from error
+
+
+_DIGEST = "sha256"
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Writes tensors with a digest of them all."""
+    own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    save_file(own, str(path), metadata={_DIGEST: _digest(own)})
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Reads what `save_tensors` wrote. Raises UserError for a file that is not as it was."""
+    remedy = "delete it, and --resume makes it again"
+    tensors, metadata = read_tensors(path, remedy)
+    if metadata.get(_DIGEST) != _digest(tensors):
+        raise UserError(f"{path}: damaged, as its digest is another; {remedy}")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -5,24 +5,41 @@
     metrics.jsonl      one event a line                  images/   photos, training, validation
     report.html        self-contained                              and generated pictures
 
-Every file is written under a temporary name and then renamed; a new best/ is complete before
-the old one goes. Nothing is deleted that was not written here.
+Every file is written under a temporary name and then renamed (`rpo.runs.replacing`); a new best/ is
+complete before the old one goes. Nothing is deleted that was not written here. Who writes holds the
+lock (`rpo.runs.locking`). What is read may be anybody's (`rpo.reading`): no link is followed.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.config import Config, from_toml, to_toml
 from rpo.errors import UserError
+from rpo.reading import (
+    as_entries,
+    misfit,
+    read_bytes,
+    read_json,
+    read_text,
+    refuse_links,
+)
+from rpo.runs import schemas
+from rpo.runs.locking import LOCK, holder
+from rpo.runs.pictures import as_pictures, save_png, slug
+from rpo.runs.replacing import (
+    flush,
+    flush_tree,
+    naming_full_disk,
+    remove,
+    remove_leftovers,
+    replacing,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,14 +49,14 @@ CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
-TO_GO_ON = "free some space, then --resume"
 BEST_CARD = "rpo.json"  # in best/: which step it is, how to draw with it, which files are ours
-
-
-def slug(text: str, limit: int = 60) -> str:
-    """A file name made of the text's letters and digits, joined by hyphens."""
-    words = "".join(c.lower() if c.isalnum() else " " for c in text).split()
-    return "-".join(words)[:limit].strip("-") or "image"
+OLD_BEST, NEW_BEST = ".best.old", ".best.new"
+_FILES = (
+    *(CONFIG, ENVIRONMENT, METRICS, REPORT),
+    *("last/state.json", "last/trainer.safetensors", "last/data.safetensors", f"best/{BEST_CARD}"),
+)
+_FOLDERS = ("best", OLD_BEST, NEW_BEST, "last", "images", "tensorboard", "export")
+TO_PUT_BACK = "put the file back, or start a new run"
 
 
 def is_run(path: Path) -> bool:
@@ -59,7 +76,7 @@ def check_free(path: Path) -> None:
     """Raises UserError unless a new run may be written to the path: absent or an empty folder."""
     if path.exists() and not path.is_dir():
         raise UserError(f"--out {path}: this is a file; name a folder")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
         if is_run(path):
             raise UserError(
                 f"--out {path}: holds a run already; add --resume to continue it, or name another"
@@ -76,51 +93,22 @@ def check_writable(folder: Path) -> None:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """An --out with ~ resolved. Raises UserError for a user that this system does not know."""
+    """An --out with ~ resolved. Raises UserError for what can name no folder of ours."""
     found = os.path.expanduser(path)  # Path's own would raise RuntimeError
     if found.startswith("~"):
         raise UserError(f"--out {path}: there is no such user; name a folder")
+    if os.path.islink(found) and not os.path.exists(found):
+        raise UserError(f"--out {path}: a link to what is not there; name another folder")
+    check_unicode(found, f"--out {path}")
     return Path(found)
 
 
-@contextmanager
-def naming_full_disk(path: Path, remedy: str = TO_GO_ON) -> Iterator[None]:
-    """Makes a full disk or quota a UserError that names the file."""
+def check_unicode(path: str | os.PathLike[str], name: str) -> None:
+    """Raises UserError for a path that safetensors and tokenizers cannot open."""
     try:
-        yield
-    except Exception as error:
-        # safetensors raises an error of its own, with the number in the text alone
-        numbers = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        if getattr(error, "errno", None) in numbers or any(
-            f"(os error {number})" in str(error) for number in numbers
-        ):
-            raise UserError(f"{path}: the disk is full; {remedy}") from error
-        raise
-
-
-@contextmanager
-def _replacing(path: Path, remedy: str = TO_GO_ON) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; renames it to `path` if nothing goes wrong."""
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with naming_full_disk(path, remedy):
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def as_pictures(images: Any) -> list[Image.Image]:
-    """(N, 3, H, W) in uint8 or [0, 1] floats, or a sequence of PIL images, to PIL images."""
-    import torch
-    from PIL import Image
-
-    if not isinstance(images, torch.Tensor):
-        return list(images)
-    if images.dtype != torch.uint8:
-        images = images.float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{name}: holds bytes that are not UTF-8; write it otherwise") from None
 
 
 @dataclass(frozen=True)
@@ -143,31 +131,51 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run, a swap of best/ that was cut short put right. Raises UserError."""
+        """An existing run, a swap of best/ that was cut short put right.
+
+        Raises UserError for another folder, and for one with links or pipes among its files.
+        """
         if not is_run(path):
             raise UserError(f"{path}: not a run folder; it needs {CONFIG} and {ENVIRONMENT}")
+        check_unicode(path, str(path))
         run = cls(path)
-        old = path / ".best.old"
-        if old.is_dir() and not (path / "best").exists():
+        for name in (*_FOLDERS, *_FILES):
+            refuse_links(path / name)
+            if (path / name).exists() and (path / name).is_dir() != (name in _FOLDERS):
+                what = "folder" if name in _FOLDERS else "file"
+                raise UserError(f"{path / name}: must be a {what}; move it away")
+        old = path / OLD_BEST
+        if old.is_dir() and not (path / "best").exists() and holder(path) is None:
             os.replace(old, path / "best")
         return run
+
+    def clear_up(self) -> None:
+        """Removes what a killed process left under temporary names. For the lock's holder."""
+        remove(self.path / NEW_BEST)
+        old, best = self.path / OLD_BEST, self.path / "best"
+        if best.exists():
+            remove(old)
+        elif old.is_dir():
+            os.replace(old, best)
+        remove_leftovers(self.path)
 
     def config(self) -> Config:
         """The settings of the run."""
         file = self.path / CONFIG
-        return from_toml(file.read_text(encoding="utf-8"), source=str(file))
+        return from_toml(read_text(file, TO_PUT_BACK), source=str(file))
 
     def update_config(self, config: Config) -> None:
         """Replaces the settings (a resumed run may get more steps)."""
         self._write_text(CONFIG, to_toml(config))
 
     def environment(self) -> dict[str, Any]:
-        """What the run ran on."""
-        return json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
+        """What the run ran on. Raises UserError for a damaged file."""
+        return read_json(self.path / ENVIRONMENT, schemas.ENVIRONMENT, TO_PUT_BACK)
 
     def _write_text(self, name: str, text: str) -> Path:
-        with _replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        with replacing(self.path / name) as temporary:
+            # of what is half a letter; as JSON the escape is read back as that half
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         return self.path / name
 
     def write_report(self, html: str) -> Path:
@@ -179,21 +187,51 @@ class RunFolder:
     def record(self, record: Mapping[str, Any]) -> None:
         """Appends one event to metrics.jsonl."""
         path = self.path / METRICS
-        with naming_full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        with naming_full_disk(path), path.open("a", **text) as file:  # type: ignore[call-overload]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """All events so far; a last line that was cut off in the middle is left out."""
+        """All events so far, but a damaged end. Raises UserError for a line damaged elsewhere."""
+        return self._read_records()[0]
+
+    def damaged_end(self) -> str:
+        """What is wrong with the last lines of metrics.jsonl; empty for nothing."""
+        return self._read_records()[1]
+
+    def cut_damaged_end(self) -> None:
+        """Leaves the last lines out for good, if they are damaged."""
+        records, damage = self._read_records()
+        if damage:
+            self._write_records(records)
+
+    def _read_records(self) -> tuple[list[dict[str, Any]], str]:
         file = self.path / METRICS
-        if not file.exists():
-            return []
-        found = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
+        if not file.exists() and not file.is_symlink():
+            return [], ""
+        found: list[dict[str, Any]] = []
+        damage = ""
+        lines = read_bytes(file, TO_PUT_BACK).split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
                 continue
-        return found
+            try:
+                text = line.decode("utf-8")
+                record = as_entries(text, schemas.RECORD, f"{file}: line {number}", TO_PUT_BACK)
+                if wrong := misfit(record, schemas.RECORDS.get(record["event"], {})):
+                    raise ValueError(wrong)
+            except ValueError as error:
+                reason = "not UTF-8 text" if isinstance(error, UnicodeError) else error
+                damage = damage or f"{file}: line {number} is damaged ({reason})"
+                continue
+            if damage:
+                raise UserError(f"{damage}; repair or delete that line")
+            found.append(record)
+        return found, damage
+
+    def _write_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        self._write_text(METRICS, "".join(lines))
 
     def rewind(self, step: int = 0, validated: int = -1, labelled: bool = True) -> None:
         """Forgets what came after a checkpoint, which will be done again.
@@ -208,8 +246,7 @@ class RunFolder:
             if record.get("step", -1) <= (validated if record["event"] == "validated" else step)
             and record["event"] not in gone
         ]
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        self._write_text(METRICS, "".join(lines))
+        self._write_records(kept)
 
     def tensorboard(self) -> Any:
         """A TensorBoard writer into tensorboard/ of the run."""
@@ -229,7 +266,7 @@ class RunFolder:
         written = []
         for index, (picture, text) in enumerate(zip(as_pictures(images), texts, strict=True)):
             file = target / f"{index + 1:02d}-{slug(text)}.png"
-            with _replacing(file) as temporary:
+            with replacing(file) as temporary:
                 save_png(picture, temporary, {"prompt": text})
             written.append(file.relative_to(self.path).as_posix())
         return written
@@ -237,7 +274,7 @@ class RunFolder:
     def save_overview(self, picture: Image.Image) -> Path:
         """Replaces images/overview.png."""
         file = self.path / "images" / "overview.png"
-        with _replacing(file) as temporary:
+        with replacing(file) as temporary:
             save_png(picture, temporary, {})
         return file
 
@@ -248,9 +285,9 @@ class RunFolder:
 
         card: plain values about it (step, noun, sampler), kept in best/rpo.json.
         """
-        best, new, old = (self.path / name for name in ("best", ".best.new", ".best.old"))
+        best, new, old = (self.path / name for name in ("best", NEW_BEST, OLD_BEST))
         for leftover in (new, old):  # both names are only ever ours
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         try:
             with naming_full_disk(best):
                 new.mkdir()
@@ -258,119 +295,82 @@ class RunFolder:
                 ours = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
                 text = json.dumps({**card, "files": ours}, indent=2, ensure_ascii=False) + "\n"
                 (new / BEST_CARD).write_text(text, encoding="utf-8", newline="\n")
+                flush_tree(new)
         except Exception:
-            shutil.rmtree(new, ignore_errors=True)
+            remove(new)
             raise
         if best.exists():
-            _rescue_foreign_files(best, new)
+            self._rescue_foreign_files(new)
             os.replace(best, old)
         os.replace(new, best)
-        shutil.rmtree(old, ignore_errors=True)
+        flush(self.path)
+        remove(old)
+
+    def _rescue_foreign_files(self, new: Path) -> None:
+        """Moves what somebody else laid into best/ over to its successor."""
+        old = self.path / "best"
+        try:
+            ours = {BEST_CARD, *(self.best_card() or {}).get("files", ())}
+        except UserError:  # nobody can say which are ours: the new ones replace what they must
+            ours = {BEST_CARD}
+        for file in sorted(old.rglob("*")):
+            name = file.relative_to(old)
+            if (file.is_symlink() or file.is_file()) and name.as_posix() not in ours:
+                target = new / name
+                if not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(file, target)
 
     def best_card(self) -> dict[str, Any] | None:
-        """What best/ is, None while there is none."""
+        """What best/ is, None while there is none. Raises UserError for a damaged one."""
         file = self.path / "best" / BEST_CARD
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not file.exists() and not file.is_symlink():
+            return None
+        return read_json(file, schemas.CARD, "--resume tells whether it can be made again")
 
     def save_last(self, state: Any, summary: Mapping[str, Any]) -> None:
         """Replaces last/: the trainer's state, and a summary for people and for `finished`."""
         from rpo.runs.checkpoint import save_state
 
         (self.path / "last").mkdir(exist_ok=True)
-        with _replacing(self.path / "last" / "trainer.safetensors") as temporary:
+        if (self.path / METRICS).exists():
+            flush(self.path / METRICS)  # never behind the checkpoint
+        with replacing(self.path / "last" / "trainer.safetensors") as temporary:
             save_state(state, temporary)
         self._write_text("last/state.json", json.dumps(dict(summary), indent=2) + "\n")
 
+    def has_last(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.path / "last" / "trainer.safetensors").is_file()
+
     def load_last(self) -> Any | None:
-        """The trainer's state, None before the first checkpoint."""
+        """The trainer's state, None before the first checkpoint. Raises UserError if damaged."""
         from rpo.runs.checkpoint import load_state
 
-        file = self.path / "last" / "trainer.safetensors"
-        return load_state(file) if file.is_file() else None
+        return load_state(self.path / "last" / "trainer.safetensors") if self.has_last() else None
 
     def summary(self) -> dict[str, Any]:
-        """last/state.json; empty before the first checkpoint."""
+        """last/state.json; empty before the first checkpoint. Raises UserError if damaged."""
         file = self.path / "last" / "state.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not file.exists() and not file.is_symlink():
+            return {}
+        remedy = "delete it, and --resume makes it again from last/trainer.safetensors"
+        return read_json(file, schemas.STATE, remedy)
 
     def save_data(self, data: Any) -> None:
         """Keeps the training data's `tensors()`, so no resume draws again."""
-        from safetensors.torch import save_file
+        from rpo.runs.checkpoint import save_tensors
 
         (self.path / "last").mkdir(exist_ok=True)
-        tensors: dict[str, Tensor] = {
-            name: tensor.detach().cpu().clone().contiguous()
-            for name, tensor in data.tensors().items()
-        }
-        with _replacing(self.path / "last" / "data.safetensors") as temporary:
-            save_file(tensors, str(temporary))
+        with replacing(self.path / "last" / "data.safetensors") as temporary:
+            save_tensors(data.tensors(), temporary)
 
     def load_data(self) -> dict[str, Tensor] | None:
-        """What `save_data` kept, None before it is complete."""
-        from safetensors.torch import load_file
+        """What `save_data` kept, None before it is complete. Raises UserError for a damaged one."""
+        from rpo.runs.checkpoint import load_tensors
 
         file = self.path / "last" / "data.safetensors"
-        return load_file(str(file)) if file.is_file() else None
-
-
-def _rescue_foreign_files(old: Path, new: Path) -> None:
-    """Moves what somebody else laid into best/ over to its successor."""
-    card = old / BEST_CARD
-    ours = set(json.loads(card.read_text(encoding="utf-8"))["files"]) if card.is_file() else set()
-    ours.add(BEST_CARD)
-    for file in sorted(old.rglob("*")):
-        name = file.relative_to(old)
-        if file.is_file() and name.as_posix() not in ours:
-            target = new / name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
-
-
-def save_png(picture: Image.Image, path: Path, texts: Mapping[str, Any]) -> None:
-    """A PNG with text entries and no time: the same picture gives the same bytes."""
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    for key, value in texts.items():
-        info.add_itxt(key, str(value))
-    picture.save(path, format="PNG", pnginfo=info)
-
-
-def save_generated(
-    pictures: Iterable[Image.Image], folder: Path, prompt: str, settings: Iterable[Mapping]
-) -> list[Path]:
-    """Adds pictures to a folder as NNNN-<prompt>.png after the highest number there.
-
-    Never overwrites, even with two commands at once. settings: one mapping a picture, kept as
-    the PNG's text. Raises UserError where the folder cannot be written to or the disk is full.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be made a folder; name another") from error
-    taken = [int(f.name[:4]) for f in folder.glob("[0-9][0-9][0-9][0-9]-*.png")]
-    number = max(taken, default=0)
-    written = []
-    for picture, texts in zip(pictures, settings, strict=True):
-        while True:
-            number += 1
-            path = folder / f"{number:04d}-{slug(prompt)}.png"
-            try:
-                path.open("xb").close()
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-            break
-        try:
-            with _replacing(path, "free some space, or name another folder by --out") as temporary:
-                save_png(picture, temporary, texts)
-        except BaseException:
-            path.unlink()  # the empty file that had taken the name
-            raise
-        written.append(path)
-    return written
+        return load_tensors(file) if file.is_file() else None
 
 
 def data_from(cls: Any, tensors: Mapping[str, Tensor]) -> Any:

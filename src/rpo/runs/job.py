@@ -1,14 +1,14 @@
 """The execution of a job: load, prepare, train, keep the best, write the report.
 
-Every event reaches the run folder before it is yielded. Breaking out of the loop saves last/, so
-that the run can go on.
+Every event that is kept reaches the run folder before it is yielded. Breaking out of the loop saves
+last/, so that the run can go on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.data.prompts import Prompt, chosen_prompts
 from rpo.data.subject import Subject
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.events import (
     Drawn,
     Event,
@@ -37,7 +37,9 @@ from rpo.models.resolve import default_reward, resolve_models
 from rpo.report.overview import overview
 from rpo.report.report import render_report
 from rpo.runs.environment import hardware, model_files, versions
-from rpo.runs.folder import RunFolder, data_from, is_run
+from rpo.runs.folder import RunFolder, check_free, data_from, is_run
+from rpo.runs.locking import locked
+from rpo.runs.lost import lost_best, plan_for_lost, require_best
 from rpo.runs.meter import Meter, naming_exhausted_memory
 from rpo.runs.parts import Parts
 from rpo.runs.result import Run
@@ -91,40 +93,62 @@ class Job:
 
         The last two are followed by what was raised; a generator that is closed yields no more.
         """
-        try:
-            yield from self._session()
-        except (GeneratorExit, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            wrong = isinstance(error, UserError)
-            kind = "wrong input" if wrong else type(error).__name__
-            failed = Failed(" ".join(str(error).split()), kind)
-            folder = RunFolder(self.path)
-            if self.writes:
-                # a full disk, say, which the first error has named
-                with suppress(UserError, OSError):
-                    if self.keeper:
-                        self.keeper.wait()
-                    self._log_costs(folder)
-                    failed = self._log(folder, failed)
-                    self._report(folder)
-            yield self._stamped(failed)
-            raise
-        finally:
-            if self.writer:
-                self.writer.close()
+        with ExitStack() as stack:
+            try:
+                remark = stack.enter_context(locked(self.path))
+                yield from self._session(remark)
+            except (GeneratorExit, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                yield self._failed(error)
+                raise
+            finally:
+                if self.writer:
+                    self.writer.close()
 
-    def _session(self) -> Iterator[Event]:
+    def _failed(self, error: Exception) -> Failed:
+        """The event that tells the error, written where this session has begun to write."""
+        wrong = isinstance(error, UserError)
+        kind = "wrong input" if wrong else type(error).__name__
+        failed = Failed(" ".join(str(error).split()), kind)
         folder = RunFolder(self.path)
-        summary = folder.summary() if self.resumes else {}
+        if self.writes:
+            # a full disk, say, which the first error has named
+            with suppress(UserError, OSError):
+                if self.keeper:
+                    self.keeper.wait()
+                self._log_costs(folder)
+                failed = self._log(folder, failed)
+                self._report(folder)
+        return self._stamped(failed)
+
+    def _session(self, remark: str) -> Iterator[Event]:
+        folder = RunFolder(self.path)
+        summary: Mapping[str, Any] = {}
+        remarks, lost = [remark], ""
         if self.resumes:
-            self.number = max((r.get("number", -1) for r in folder.records()), default=-1) + 1
+            folder = RunFolder.open(self.path)
+            folder.clear_up()
+            summary, records = folder.summary(), folder.records()
+            self.number = max((r.get("number", -1) for r in records), default=-1) + 1
             self.number += bool(summary.get("finished"))  # Finished itself is in no file
+            if damage := folder.damaged_end():
+                remarks.append(f"{damage}: it and what follows is left out")
+            lost = lost_best(folder)
+        else:
+            check_free(self.path)
         started = self._stamped(self._started(summary))
         yield started
-        if self._is_complete(summary):
+        for text in filter(None, remarks):  # of this session: in no file
+            yield self._stamped(Notice(text))
+        complete = self._is_complete(summary)
+        if complete and not lost:
             yield self._finished(folder)
             return
+        if self.resumes:
+            render_report(folder)  # what would end it at the last is said at the first
+        if lost:
+            yield self._stamped(Notice(plan_for_lost(folder, lost, complete)))
 
         with self.meter.stretch("loading"), naming_exhausted_memory():
             if self.resumes:
@@ -134,24 +158,26 @@ class Job:
             environment = self._environment(method.backbone) if not self.resumes else {}
         self.writes = True
         if self.resumes:
+            folder.cut_damaged_end()
             folder.update_config(self.config)
         else:
             folder = RunFolder.create(self.path, self.config, environment)
             folder.record(to_record(started))
             squares = self.subject.tensor(method.backbone.resolution).add(1).div(2)
-            stems = [Path(name).stem for name in self.subject.names]
+            stems = [printable(Path(name).stem) for name in self.subject.names]
             folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
             self.writer = folder.tensorboard()
         try:
             with naming_exhausted_memory():
-                yield from self._work(folder, method, reward)
+                yield from self._work(folder, method, reward, summary if lost else None)
         except (GeneratorExit, KeyboardInterrupt):
             self._save_interrupted(folder)
             raise
         costs = self._log_costs(folder)
         self._report(folder)
         yield from costs
+        require_best(folder)
         yield self._finished(folder)
 
     def _started(self, summary: Mapping[str, Any]) -> Started:
@@ -210,11 +236,13 @@ class Job:
             quantize=config.quantize,
             offload=config.offload,
         )
+        reference = Prompt.reference(config.noun, config.identifier)
+        prompts = [reference, *self.training, *self.validation]
+        texts = [prompt.conditioning for prompt in prompts]
         if config.offload:
-            reference = Prompt.reference(config.noun, config.identifier)
-            prompts = [reference, *self.training, *self.validation]
-            texts = [prompt.conditioning for prompt in prompts]
             backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
+        else:  # a noun or an identifier that is too long is refused before anything is written
+            backbone.encode_prompts([max(texts, key=len)])
         # Now, and not after minutes of drawing.
         refuse_absent_optimizer(config.training)
         learner_class(config.training.weights).refuse(backbone, config)
@@ -260,7 +288,14 @@ class Job:
             },
         }
 
-    def _work(self, folder: RunFolder, method: Method, reward: AlignmentReward) -> Iterator[Event]:
+    def _work(
+        self,
+        folder: RunFolder,
+        method: Method,
+        reward: AlignmentReward,
+        lost: Mapping[str, Any] | None = None,
+    ) -> Iterator[Event]:
+        """Prepares, trains and keeps; lost: last/state.json where best/ is gone."""
         from rpo.learners import learner_class
         from rpo.runs.keeping import Keeper
         from rpo.training.loop import Trainer
@@ -271,8 +306,14 @@ class Job:
             for remark in learns.remarks(method.backbone, self.config):
                 yield self._log(folder, Notice(remark))
         tensors, state = folder.load_data(), folder.load_last()
+        for name, gone in (("data", tensors is None), ("trainer", state is None)):
+            if gone and folder.summary():
+                file = self.path / "last" / f"{name}.safetensors"
+                yield self._stamped(Notice(f"{file}: is gone; what it held is computed again"))
         if state is None:
             folder.rewind(labelled=tensors is not None)
+        elif tensors is None:
+            folder.rewind(*self._reached(state), labelled=False)
         if tensors is None:
             data = yield from self._prepared(folder, method)
         else:
@@ -283,11 +324,18 @@ class Job:
             validator = Validator(backbone, reward, self.validation, config, self.parts.judges)
             learner: Learner = learner_class(config.training.weights)(backbone, config)
             trainer = Trainer(learner, method, data, config, validator, self.parts.stopping)
+            keeper = Keeper(folder, trainer)
+            if lost and state is not None and lost.get("best_step") == 0:
+                keeper.keep(0, lost["best_reward"])  # before it has learned
+                keeper.wait()
             if state is not None:
                 trainer.load_state_dict(state)
-                folder.rewind(trainer.step, int(state["validated"]))
+                folder.rewind(*self._reached(state))
+                if lost and lost.get("best_step") == trainer.step:
+                    keeper.keep(trainer.step, lost["best_reward"])
+                    keeper.wait()
                 state = None
-        self.keeper = keeper = Keeper(folder, trainer)
+        self.keeper = keeper
         for event in self._timed(trainer.run()):
             if isinstance(event, Validated):
                 with self.meter.stretch("saving"):
@@ -301,6 +349,17 @@ class Job:
                 with self.meter.stretch("saving"):
                     keeper.checkpoint(finished=True)
             yield event
+
+    @staticmethod
+    def _reached(state: Mapping[str, Any]) -> tuple[int, int]:
+        """The steps done and the last one validated by a checkpoint."""
+        try:
+            return int(state["step"]), int(state["validated"])
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise UserError(
+                "last/trainer.safetensors: holds no training state; delete it, and --resume trains "
+                "again from step 0"
+            ) from None
 
     def _prepared(self, folder: RunFolder, method: Method) -> Generator[Event, None, Any]:
         """What the method learns from, once it is in the folder."""

@@ -30,10 +30,14 @@ class Keeper:
 
     def keep_best(self, event: Validated) -> None:
         """Replaces best/ by the model as it is now. Raises what went wrong with the one before."""
+        self.keep(event.step, event.reward)
+
+    def keep(self, step: int, reward: float) -> None:
+        """As `keep_best`, of that step and its reward."""
         self.wait()  # before there is a second copy
         with self.trainer.averaged():
             write = self.trainer.learner.snapshot()
-        self._background.start(partial(self.folder.save_best, write, self._card(event)))
+        self._background.start(partial(self.folder.save_best, write, self._card(step, reward)))
 
     def checkpoint_if_due(self) -> None:
         """Replaces last/, but not too often."""
@@ -59,13 +63,13 @@ class Keeper:
         """Returns when best/ is complete. Raises what went wrong with it."""
         self._background.wait()
 
-    def _card(self, event: Validated) -> dict[str, Any]:
+    def _card(self, step: int, reward: float) -> dict[str, Any]:
         """How to draw with best/ in other software."""
         config = self.trainer.config
         return {
-            "step": event.step,
+            "step": step,
             "subject": f"{config.identifier} {config.noun}",
-            "reward": event.reward,
+            "reward": reward,
             **drawing(config),
             "scheduler": solver_name(self.trainer.backbone, config.sampling.scheduler),
             "base_model": config.model,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, SETTINGS, Config
-from rpo.errors import UserError
+from rpo.errors import UserError, brief
 from rpo.models.resolve import resolve_model
-from rpo.runs.folder import REPORT, RunFolder, as_pictures
+from rpo.runs.folder import REPORT, RunFolder, check_unicode
+from rpo.runs.lost import require_best
 from rpo.runs.meter import naming_exhausted_memory
+from rpo.runs.pictures import as_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,6 +37,7 @@ class Validation:
 
 
 LAST_SEED = 2**63 - 1  # of torch's generators
+MOST_PICTURES = 9999  # of one call: file names count with four digits
 
 
 def drawing(config: Config) -> dict[str, Any]:
@@ -79,9 +82,15 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """The gradient step that best/ comes from: 0 is the base model, None if none is saved."""
-        card = self.folder.best_card()
-        return None if card is None else int(card["step"])
+        """The gradient step that best/ comes from: 0 is the base model.
+
+        None if there is none, or its card is damaged; `require_best` says which.
+        """
+        try:
+            card = self.folder.best_card()
+            return None if card is None else int(card["step"])
+        except UserError:
+            return None
 
     @property
     def finished(self) -> bool:
@@ -126,8 +135,7 @@ class Run:
 
     @cached_property
     def _backbone(self) -> Backbone:
-        if self.best_step is None:
-            raise UserError(f"{self.path}: has no best/ yet; finish it with --resume")
+        require_best(self.folder)
         return self._load(self.best if self._learns.whole else resolve_model(self.config.model))
 
     @cached_property
@@ -189,8 +197,10 @@ class Run:
         for name, value in (("steps", steps), ("guidance_scale", guidance_scale)):
             if value is not None:
                 replace(SETTINGS[f"sampling.{name}"], key=name).check(value)
-        if n < 1:
-            raise UserError(f"n must be >= 1, not {n}")
+        if not 1 <= n <= MOST_PICTURES:
+            limit = ">= 1" if n < 1 else f"<= {MOST_PICTURES}"
+            raise UserError(f"n must be {limit}, not {n}")
+        check_unicode(prompt, f"prompt {brief(prompt)}")
         if not 0 <= seed <= LAST_SEED + 1 - n:
             raise UserError(f"seed must be between 0 and {LAST_SEED + 1 - n}, not {seed}")
         chosen = self.settings(prompt, seed, steps, guidance_scale)

@@ -39,8 +39,8 @@ def resumable(subject: Subject, out: str | os.PathLike[str] | None) -> Path | No
         for path in (Path("runs").iterdir() if Path("runs").is_dir() else ())
         if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit() and is_run(path)
     ]
-    open_runs = [path for path in found if not Run(path).finished]
-    return max(open_runs, key=lambda path: int(path.name[len(prefix) :]), default=None)
+    newest_first = sorted(found, key=lambda path: -int(path.name[len(prefix) :]))
+    return next((path for path in newest_first if not Run(path).finished), None)
 
 
 def resume_config(folder: RunFolder, subject: Subject, given: Mapping[str, Any]) -> Config:

@@ -173,10 +173,16 @@ class Trainer:
 
     def _validate(self) -> Iterator[Event]:
         self.optimizer.zero_grad()  # so that drawing has their memory
-        with self.averaged():
+        with self.averaged(), self._naming_step():
             scores, images = yield from self.validator.run(self.learner)
         settings = self.config.reward
         reward = scores.combine(settings.lambda_val, settings.mean).mean().item()
+        if not math.isfinite(reward):
+            source = type(self.validator.reward).__name__
+            raise UserError(
+                f"step {self.step}, validation: the reward ({source}) became {reward}; check "
+                "what it returns, or the weights of reward.model"
+            )
         decision = self.stopping.update(self.step, reward)
         self._validated, self._patience_out = self.step, decision.stop
         yield Validated(
@@ -189,6 +195,13 @@ class Trainer:
             prompts=self.validator.prompts,
             figures=self.validator.figures(images),
         )
+
+    @contextmanager
+    def _naming_step(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"step {self.step}, {error}") from error
 
     def _advance(self) -> None:
         """One gradient step. It waits for the device only to `_ask`, or for fp16's scaler."""
@@ -292,9 +305,9 @@ class Trainer:
             if state["weights"].keys() != self.parameters.keys():
                 raise KeyError("weights")
             for name, parameter in self.parameters.items():
-                parameter.copy_(state["weights"][name])
+                _copy(state["weights"][name], parameter)
             for name, average in self.average.items():
-                average.copy_(state["average"][name])
+                _copy(state["average"][name], average)
             groups = self.optimizer.state_dict()["param_groups"]
             moments = {
                 index: {
@@ -310,8 +323,18 @@ class Trainer:
             self.step, self._validated = int(state["step"]), int(state["validated"])
             # From the present patience, so that a raised one lets a stopped run go on.
             self._patience_out = self.stopping.exhausted
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (*_MISFITS, RuntimeError) as error:
             raise UserError(
                 "the saved training state belongs to another model, method, stopping rule or "
                 "version; resume with those it was made with, or start a new run"
             ) from error
+
+
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def _copy(saved: Tensor, into: Tensor) -> None:
+    """`copy_` that stretches nothing. Raises ValueError for another shape."""
+    if saved.shape != into.shape:
+        raise ValueError(f"{tuple(saved.shape)} for {tuple(into.shape)}")
+    into.copy_(saved)
