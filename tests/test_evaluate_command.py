@@ -291,7 +291,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
         ([], "one or more RUN folders, or --images"),
         ([done, "--images", tmp_path], "not both"),
         ([tmp_path / "gone"], "not a run folder"),
-        ([unfinished], "has no best/ yet"),
+        ([unfinished], "best/"),
         ([done, mixed], "name --dino and --clip"),
         ([done, "--images-per-prompt", 0], "--images-per-prompt must be at least 1"),
         ([done, *judges, "--out", tmp_path / "taken"], "holds other files"),

@@ -35,6 +35,7 @@ from rpo.evaluation.scoring import Row, Scorer, compare, summarise, summarise_ph
 from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.runs.environment import versions
 from rpo.runs.folder import check_free, expanded, naming_full_disk, next_free
+from rpo.runs.lost import require_best
 from rpo.runs.result import Run, drawing, load_run
 
 FILE = "evaluation.json"
@@ -125,8 +126,7 @@ def evaluate(
 def _opened(run: Run | Place, device: str | None) -> Run:
     found = run if isinstance(run, Run) else load_run(run)
     found = replace(found, _device=device) if device else found
-    if found.best_step is None:
-        raise UserError(f"{found.path}: has no best/ yet; finish it with --resume")
+    require_best(found.folder)
     resolve_model(found.config.model)  # the base model draws too: told now, not minutes later
     return found
 
