@@ -22,7 +22,7 @@ from rpo.data import subject as subject_module
 from rpo.data.contact_sheet import contact_sheet
 from rpo.data.subject import LIVE_NOUNS, PhotoCheck, Subject, check_folder
 from rpo.errors import UserError
-from rpo.runs.resume import fingerprints
+from rpo.runs.environment import fingerprints
 
 DREAMBENCH = Path(__file__).resolve().parents[2] / "shared" / "dreambench"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rpo.errors import UserError
-from rpo.models.encoders import Encoder, Images
+from rpo.models.encoders import Encoder, Images, load_encoder
 from rpo.rewards.harmonic import Scores, image_alignment, text_alignment
+
+if TYPE_CHECKING:
+    from rpo.data.subject import Subject
+    from rpo.models.backbone import Backbone
 
 
 class AlignmentReward:
@@ -28,6 +34,12 @@ class AlignmentReward:
         self.encoder = encoder
         self.references = encoder.encode_images(reference_images)  # (M, D)
         self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, folder: Path, subject: Subject, backbone: Backbone) -> AlignmentReward:
+        """The reward model in `folder`, in the backbone's precision, against a subject's photos."""
+        encoder = load_encoder(folder, backbone.device, backbone.dtype, offload=backbone.offload)
+        return cls(encoder, subject.tensor(backbone.resolution).add(1).div(2))
 
     def score(self, images: Images, texts: Sequence[str]) -> Scores:
         """S_I and S_T of N images, (N, 3, H, W) in [0, 1] or PIL, each with its own text."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rpo.about import __version__
 from rpo.models.resolve import configurations
 from rpo.models.single_file import recognise
+
+if TYPE_CHECKING:
+    from rpo.config import Config
+    from rpo.data.subject import Subject
+    from rpo.models.backbone import Backbone
 
 PACKAGES = (
     "torch",
@@ -123,3 +128,34 @@ def _read_by(folder: Path, lacking: Collection[str]) -> list[Path]:
         for path in _files(folder)
         if path.suffix != ".safetensors" or path.parent.name in lacking
     ]
+
+
+def fingerprints(subject: Subject) -> list[dict[str, str]]:
+    """The photos' names and hashes as they were read, for environment.json."""
+    return [
+        {"name": name, "sha256": digest}
+        for name, digest in zip(subject.names, subject.sha256, strict=True)
+    ]
+
+
+def describe(
+    config: Config,
+    subject: Subject,
+    backbone: Backbone,
+    models: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """environment.json of a run. models: name and hashes of the files, by role."""
+    return {
+        "versions": versions(),
+        "hardware": hardware() | {"device": str(backbone.device)},
+        "seed": config.seed,
+        "resolution": backbone.resolution,
+        "subject": {
+            "name": subject.name,
+            "noun": config.noun,
+            "kind": config.subject_kind,
+            "folder": subject.folder,
+            "photos": fingerprints(subject),
+        },
+        "models": dict(models),
+    }

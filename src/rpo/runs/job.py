@@ -7,7 +7,7 @@ last/, so that the run can go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -36,14 +36,14 @@ from rpo.events import (
 from rpo.models.resolve import default_reward, resolve_models
 from rpo.report.overview import overview
 from rpo.report.report import render_report
-from rpo.runs.environment import hardware, model_files, versions
+from rpo.runs.environment import describe, model_files
 from rpo.runs.folder import RunFolder, check_free, data_from, is_run
 from rpo.runs.locking import locked
 from rpo.runs.lost import lost_best, plan_for_lost, require_best
 from rpo.runs.meter import Meter, naming_exhausted_memory
 from rpo.runs.parts import Parts
 from rpo.runs.result import Run
-from rpo.runs.resume import check_unchanged, fingerprints
+from rpo.runs.resume import check_unchanged
 from rpo.runs.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     from rpo.models.backbone import Backbone
     from rpo.rewards.alignment import AlignmentReward
     from rpo.runs.keeping import Keeper
+
+
+def _phase_of(event: Event) -> str:
+    """The phase that the work before an event belongs to."""
+    names = {Labelled: "labelling", Drawn: "sampling", StepDone: "training"}
+    return names.get(type(event), getattr(event, "phase", "validation"))
 
 
 class Job:
@@ -155,7 +161,7 @@ class Job:
                 names = ("training_prompts", "validation_prompts")
                 check_unchanged(folder, self.models, {n: getattr(started, n) for n in names})
             method, reward = self._load()
-            environment = self._environment(method.backbone) if not self.resumes else {}
+            environment = {} if self.resumes else self._environment(method.backbone)
         self.writes = True
         if self.resumes:
             folder.cut_damaged_end()
@@ -221,8 +227,7 @@ class Job:
         from rpo.learners import learner_class
         from rpo.methods import method_class
         from rpo.methods.method import Task
-        from rpo.models.backbone import FLOATS, Backbone
-        from rpo.models.encoders import load_encoder
+        from rpo.models.backbone import Backbone
         from rpo.rewards.alignment import AlignmentReward
         from rpo.training.loop import refuse_absent_optimizer
 
@@ -250,14 +255,7 @@ class Job:
             backbone.compile(backbone.denoiser)
         reward = self.parts.reward
         if reward is None:
-            encoder = load_encoder(
-                self.models["reward"],
-                backbone.device,
-                FLOATS[config.precision],
-                offload=config.offload,
-            )
-            references = self.subject.tensor(backbone.resolution).add(1).div(2)
-            reward = AlignmentReward(encoder, references)
+            reward = AlignmentReward.load(self.models["reward"], self.subject, backbone)
         files = partial(self._files, "pipeline")
         task = Task(backbone, config, self.subject, self.training, reward, files)
         return taught_by(task), reward
@@ -269,24 +267,9 @@ class Job:
         return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
-        return {
-            "versions": versions(),
-            "hardware": hardware() | {"device": str(backbone.device)},
-            "seed": self.config.seed,
-            "resolution": backbone.resolution,
-            "subject": {
-                "name": self.subject.name,
-                "noun": self.config.noun,
-                "kind": self.config.subject_kind,
-                "folder": self.subject.folder,
-                "photos": fingerprints(self.subject),
-            },
-            "models": {
-                role: {"name": name, "files": self._files(role)}
-                for role, name in (("pipeline", self.config.model), ("reward", self.reward_name))
-                if role in self.models
-            },
-        }
+        named = {"pipeline": self.config.model, "reward": self.reward_name}
+        models = {role: {"name": named[role], "files": self._files(role)} for role in self.models}
+        return describe(self.config, self.subject, backbone, models)
 
     def _work(
         self,
@@ -336,7 +319,7 @@ class Job:
                     keeper.wait()
                 state = None
         self.keeper = keeper
-        for event in self._timed(trainer.run()):
+        for event in self.meter.timed(trainer.run(), _phase_of):
             if isinstance(event, Validated):
                 with self.meter.stretch("saving"):
                     if event.improved:
@@ -368,26 +351,13 @@ class Job:
         def events() -> Iterator[Event]:
             data.append((yield from method.prepare()))
 
-        for event in self._timed(events()):
+        for event in self.meter.timed(events(), _phase_of):
             with self.meter.stretch("saving"):
                 event = self._log(folder, event, "training")
             yield event
         with self.meter.stretch("saving"):
             folder.save_data(data[0])
         return data[0]
-
-    def _timed(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The events, the work before each booked to its phase."""
-        names = {Labelled: "labelling", Drawn: "sampling", StepDone: "training"}
-        iterator = iter(events)
-        while True:
-            with self.meter.stretch("training") as stretch:
-                event = next(iterator, None)
-                if event is None:
-                    return
-                default = getattr(event, "phase", "validation")
-                stretch.phase = names.get(type(event), default)
-            yield event
 
     def _stamped(self, event: Any) -> Any:
         """The event with the run's name, its number and its time."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rpo.errors import UserError
 
@@ -85,6 +86,17 @@ class Meter:
             memory = mark if mark is not None and mark > self._mark else _resident()
             self._mark = max(self._mark, mark or 0.0)
             self.costs.setdefault(stretch.phase, Cost()).add(seconds, memory, _gpu_peak())
+
+    def timed(self, events: Iterable[Any], phase_of: Callable[[Any], str]) -> Iterator[Any]:
+        """The events, the work before each booked to its phase."""
+        iterator = iter(events)
+        while True:
+            with self.stretch("training") as stretch:
+                event = next(iterator, None)
+                if event is None:
+                    return
+                stretch.phase = phase_of(event)
+            yield event
 
 
 def _high_water() -> float | None:

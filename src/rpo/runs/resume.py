@@ -11,7 +11,7 @@ from typing import Any
 from rpo.config import SETTINGS, Config, changed, for_subject, value_of
 from rpo.data.subject import Subject
 from rpo.errors import UserError
-from rpo.runs.environment import model_files
+from rpo.runs.environment import fingerprints, model_files
 from rpo.runs.folder import RunFolder, check_free, expanded, is_run
 from rpo.runs.result import Run
 
@@ -118,11 +118,3 @@ def anchored(config: Config) -> Config:
     reward = replace(config.reward, model=anchor(config.reward.model))
     model, prompts = anchor(config.model), anchor(config.prompts)
     return replace(config, model=model, prompts=prompts, reward=reward)
-
-
-def fingerprints(subject: Subject) -> list[dict[str, str]]:
-    """The photos' names and hashes as they were read, for environment.json."""
-    return [
-        {"name": name, "sha256": digest}
-        for name, digest in zip(subject.names, subject.sha256, strict=True)
-    ]
