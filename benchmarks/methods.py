@@ -36,18 +36,18 @@ def run(arguments: argparse.Namespace) -> str:
     world = World.load(arguments.world, common)
     results = opened(arguments, "methods", common, 1)
     session = provenance(str(world.backbone.device))
+    done = {(r["method"], r["subject"], r["seed"]) for r in results["records"]}
     start = time.perf_counter()
     for name in arguments.names:
         for seed in range(arguments.seeds):
             for method in ("base", *arguments.methods):
-                done = {(r["method"], r["subject"], r["seed"]) for r in results["records"]}
                 if (method, name, seed) in done:
                     continue
                 case = Case(world, name, seed, common, 1)
-                settings = [*arguments.set, f"method={method}"]
                 if method == "base":
                     record, _ = case.base()
                 else:
+                    settings = [*arguments.set, f"method={method}"]
                     config = load_config("emojiland", None, settings, prompts="emojiland")
                     ((record, _),) = case.trained(config, None, method)
                 results["records"].append(rounded(record))

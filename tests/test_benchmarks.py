@@ -20,7 +20,7 @@ from transformers import (
     ViTModel,
 )
 
-from benchmarks import gpu, learning, learning_report, speed, sweep
+from benchmarks import gpu, learning, learning_report, methods, speed, sweep
 from benchmarks.provenance import commit
 from benchmarks.world import MODELS, chosen_subjects, model_hashes
 from rpo.errors import UserError
@@ -344,6 +344,21 @@ def test_a_sweep_trains_each_case_and_a_rerun_adds_what_is_missing(
     row = out.with_suffix(".md").read_text(encoding="utf-8").splitlines()[-3]
     assert row.startswith(f"| `{strong}` | {last['label_mean_probability']:.2f} | ")
     assert row.endswith(f" {best['harmonic_judge']:.3f} |")
+
+
+def test_the_table_of_methods_is_completed_by_a_rerun(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "methods.json"
+    words = ["--world", str(world), "--out", str(out), "--names", "cat", "--resume", *settings()]
+    assert methods.main([*words, "--methods", "similarity"]) == 0
+    first = read(out)["records"]
+    assert [record["method"] for record in first] == ["base", "similarity"]
+    assert methods.main([*words, "--methods", "similarity", "dpo"]) == 0
+    records = read(out)["records"]
+    assert records[:2] == first  # kept, not done again
+    assert [record["method"] for record in records[2:]] == ["dpo"]
+    table = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"| Diffusion-DPO | {records[2]['dino']:.3f} | " in table
+    assert records[2]["trained_parameters"] == first[1]["trained_parameters"] > 0
 
 
 def test_a_sweep_over_an_unknown_subject_is_one_line(
