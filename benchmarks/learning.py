@@ -154,9 +154,10 @@ class Case:
 
         They are called by those names; None is not judged.
         """
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         trainer, best_weights, about = self._train(config)
         about["seconds_of_training"] = time.perf_counter() - start
+        about["cpu_seconds_of_training"] = time.process_time() - cpu
         about["trained_parameters"] = sum(p.numel() for p in trainer.parameters.values())
         for method, step in ((last, trainer.step), (best, trainer.stopping.best_step)):
             if method is None:

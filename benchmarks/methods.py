@@ -68,12 +68,13 @@ def render(results: Mapping[str, Any]) -> str:
     records = results["records"]
     names = list(dict.fromkeys(record["subject"] for record in records))
     seeds = sorted({record["seed"] for record in records})
-    columns = ["method", *COLUMNS.values(), "DINO of each", "steps", "seconds", "trained"]
+    columns = ["method", *COLUMNS.values(), "DINO of each", "steps", "CPU seconds", "trained"]
     lines = [
         "# Every method, on the development subjects",
         "",
         f"Means over {', '.join(names)} and seeds {', '.join(map(str, seeds))}, at the step that "
-        "the reward chose; seconds of drawing, training and validating. The settings were chosen "
+        "the reward chose; CPU seconds of drawing, training and validating, all threads together, "
+        "which tell less of a machine's other work than its clock does. The settings were chosen "
         "on these subjects, so the table shows that each method works, and not which is best: "
         "`python -m benchmarks.methods --help`.",
         "",
@@ -89,7 +90,7 @@ def render(results: Mapping[str, Any]) -> str:
             *(f"{statistics.fmean(r[metric] for r in own):.3f}" for metric in COLUMNS),
             ", ".join(f"{r['dino']:.2f}" for r in own),
             ", ".join(str(record["step"]) for record in own),
-            f"{statistics.fmean(r.get('seconds_of_training', 0) for r in own):.0f}",
+            f"{statistics.fmean(r.get('cpu_seconds_of_training', 0) for r in own):.0f}",
             f"{own[0].get('trained_parameters', 0):,}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
