@@ -43,6 +43,7 @@ from rpo.runs.parts import Parts
 from rpo.runs.result import Run
 from rpo.runs.resume import check_unchanged
 from rpo.runs.spec import JobSpec
+from rpo.runs.unquantised import redraw
 
 if TYPE_CHECKING:
     from rpo.learners.learner import Learner
@@ -327,6 +328,10 @@ class Job:
                 with self.meter.stretch("saving"):
                     keeper.checkpoint(finished=True)
             yield event
+        if self.config.quantize != "no":
+            again = redraw(Run(self.path, _unquantised=True), self.validation, reward)
+            for event in self.meter.timed(again, _phase_of):
+                yield self.log.write(folder, event, "unquantised")
 
     @staticmethod
     def _reached(state: Mapping[str, Any]) -> tuple[int, int]:
