@@ -55,8 +55,8 @@ def quantisation_remark(config: Config) -> str:
     if config.quantize == "no":
         return ""
     return (
-        f"It learned on the base model held in {config.quantize}, with which all pictures and "
-        "rewards of its run were made. On the base model's own weights, where exports and other "
+        f"It learned on the base model held in {config.quantize}, with which the pictures and "
+        "rewards of training and validations were made. On the base model's own weights, where exports and other "
         "programs put it, the same seeds draw visibly different pictures: "
         "rpo generate --unquantised shows them."
     )
