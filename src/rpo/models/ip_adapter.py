@@ -144,7 +144,7 @@ class IPAdapter:
         processor = CLIPImageProcessorPil(size=size, crop_size=size)
         pipeline.register_modules(image_encoder=self._encoder, feature_extractor=processor)
         self._unet = pipeline.unet
-        before = dict(self._unet.attn_processors)
+        self._own = self._taken_off()
         try:
             with quiet():
                 pipeline.load_ip_adapter(
@@ -163,9 +163,8 @@ class IPAdapter:
             ) from None
         pipeline.set_ip_adapter_scale(scale)
         self._unet.eval().requires_grad_(False)
-        self._put = (dict(self._unet.attn_processors), self._unet.encoder_hid_proj)
-        self._own = (before, None)
-        self._switch(*self._own)
+        self._put = self._taken_off()
+        self._put_on(self._own)
 
     def _load_encoder(self) -> Any:
         folder, wanted = self.files.encoder, self.files.width
@@ -187,8 +186,15 @@ class IPAdapter:
             )
         return encoder.eval().requires_grad_(False)
 
-    def _switch(self, processors: Any, projection: Any) -> None:
+    def _taken_off(self) -> tuple[dict[str, Any], Any]:
+        """The U-Net's attention processors and what projects pictures, which it has no more."""
+        projection, self._unet.encoder_hid_proj = self._unet.encoder_hid_proj, None
+        return dict(self._unet.attn_processors), projection  # a "plus" one has processors too
+
+    def _put_on(self, taken: tuple[dict[str, Any], Any]) -> None:
+        processors, projection = taken
         unet = self._unet
+        unet.encoder_hid_proj = None
         unet.set_attn_processor(dict(processors))  # which empties what it is given
         unet.encoder_hid_proj = projection
         unet.config.encoder_hid_dim_type = None if projection is None else "ip_image_proj"
@@ -196,12 +202,12 @@ class IPAdapter:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """The U-Net is one with the adapter meanwhile, and asks for `Conditions.images`."""
-        self._switch(*self._put)
+        self._put_on(self._put)
         self._unet.to(self._unet.device)  # it may have moved without what comes now
         try:
             yield
         finally:
-            self._switch(*self._own)
+            self._put_on(self._own)
 
     @torch.no_grad()
     def encode(
