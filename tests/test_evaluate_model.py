@@ -188,6 +188,14 @@ def test_one_subjects_pictures_are_in_memory_at_a_time(world: World, suite: Path
     assert seen[-1] == ("drawing base", 3, 5)  # the second dog's are there already
 
 
+def test_a_runs_model_leaves_the_memory_with_its_pictures(done: Path) -> None:
+    run = rpo.load_run(done)
+    (system,) = systems.run_systems([run], 1)
+    (drawn,) = system.drawn(lambda *told: None)
+    assert len(drawn.images) == 1
+    assert not {"_backbone", "_base", "_learner"} & vars(run).keys()
+
+
 def test_what_is_wrong_is_one_line_and_writes_nothing(
     world: World,
     done: Path,
