@@ -19,7 +19,7 @@ def evaluate_command(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN|MODEL]...",
+            metavar="RUN|MODEL",
             help="Run folders, and at most one base model (emojiland, a folder, a .safetensors "
             "file or a hub id), which is told the plain noun.",
         ),
@@ -118,7 +118,7 @@ def evaluate_command(
     [cyan]rpo evaluate runs/dog-1 runs/dog-2 --images-per-prompt 1[/]
     [cyan]rpo evaluate runs/dog-1 emojiland[/]
     [cyan]rpo evaluate emojiland --subjects emojiland --images-per-prompt 1[/]
-    [cyan]rpo evaluate SD --subjects dreambench --ip-adapter ip-adapter/models[/]
+    [cyan]rpo evaluate stable-diffusion-v1-5 --subjects dreambench --ip-adapter ip-adapter/models[/]
     [cyan]rpo evaluate --images pictures --subjects dreambench[/]
     """
     from rpo.evaluation.evaluate import FILE, evaluate
