@@ -64,7 +64,7 @@ def find_ip_adapter(place: str | PathLike[str]) -> AdapterFiles:
     if not path.exists():
         raise UserError(f"{told}: no such file or folder; {_FETCH}")
     file = _only_file(path, told) if path.is_dir() else path
-    if file.suffix.lower() != ".safetensors":
+    if file.suffix != ".safetensors":  # by which diffusers chooses how to read it
         raise UserError(f"{told}: no .safetensors file; {_CONVERT}")
     try:
         with safe_open(file, framework="numpy") as opened:
