@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import World, break_off, contents, make_world
+from jobs import World, break_off, contents
 from mutations import Mutation, mutations, neighbour
 
 from rpo.cli import commands as cli
@@ -25,11 +25,6 @@ from rpo.runs.result import load_run
 SECONDS = 30  # for what takes one: a hang, not a busy machine
 ALL = list(mutations())
 LORA = {"training.weights": "lora", "lora.rank": 2, "validation.keep": "last"}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("kleine Welt"))
 
 
 @pytest.fixture(scope="module")
