@@ -66,8 +66,10 @@ class StableDiffusion(Family):
         conditions: Conditions,
         guidance: float,
     ) -> Tensor:
+        shown = conditions.images
+        added = {} if shown is None else {"added_cond_kwargs": {"image_embeds": [shown]}}
         return denoiser(
-            noisy, timesteps, encoder_hidden_states=conditions.tokens, return_dict=False
+            noisy, timesteps, encoder_hidden_states=conditions.tokens, return_dict=False, **added
         )[0]
 
     @classmethod
