@@ -206,6 +206,12 @@ class OnlineConfig(Section):
     late: int = _field(
         3, "The gradient goes through one of this many last solver steps, at random.", at_least=1
     )
+    decoder: str = _field(
+        "own",
+        "What decodes the drawings for the gradient alone: own, or a tiny autoencoder (folder or "
+        "hub id) of the base model's latents, such as TAESD, which takes far less memory.",
+        form=(r".+", "own, a folder or a hub id"),
+    )
     shift: float = _field(
         0.0625,
         "What the reward model sees is shifted by up to this share of the side.",

@@ -87,6 +87,9 @@ class Job:
         if parts.reward is not None:
             self.reward_name = type(parts.reward).__name__
             del wanted[1]
+        decoder = config.online.decoder
+        if config.method == "online" and decoder != "own":
+            wanted.append((decoder, "decoder"))
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
         lists = chosen_prompts(config)
@@ -267,7 +270,8 @@ class Job:
         return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
-        named = {"pipeline": self.config.model, "reward": self.reward_name}
+        decoder = self.config.online.decoder
+        named = {"pipeline": self.config.model, "reward": self.reward_name, "decoder": decoder}
         models = {role: {"name": named[role], "files": self._files(role)} for role in self.models}
         return describe(self.config, self.subject, backbone, models)
 
