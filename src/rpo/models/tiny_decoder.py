@@ -31,7 +31,8 @@ class TinyDecoder(nn.Module):
     otherwise is followed as diffusers' pipelines do: latents / scaling_factor + shift_factor.
     """
 
-    def __init__(self, autoencoder: AutoencoderTiny) -> None:
+    def __init__(self, autoencoder: Any) -> None:
+        """autoencoder: an AutoencoderTiny of diffusers."""
         super().__init__()
         self.decoder = autoencoder.decoder
         self.spread = 1 / autoencoder.config.scaling_factor
