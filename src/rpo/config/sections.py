@@ -208,9 +208,9 @@ class OnlineConfig(Section):
     )
     decoder: str = _field(
         "own",
-        "What decodes the drawings for the gradient alone: own, or a tiny autoencoder (folder or "
-        "hub id) of the base model's latents, such as TAESD, which takes far less memory.",
-        form=(r".+", "own, a folder or a hub id"),
+        "What decodes the drawings for the gradient: own, tiny (the family's TAESD, in far less "
+        "memory), or a tiny autoencoder's folder or hub id.",
+        form=(r".+", "own, tiny, a folder or a hub id"),
     )
     shift: float = _field(
         0.0625,

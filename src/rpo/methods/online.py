@@ -67,6 +67,8 @@ class Online(Method):
         self.Data = self.rest.Data  # type: ignore[misc]
         self.tiny: TinyDecoder | None = None
         if (name := self.config.online.decoder) != "own":
+            if name == "tiny":
+                name = self.backbone.family.tiny_decoder
             self.tiny = load_tiny_decoder(name, self.backbone)
             refuse_unlike(self.tiny, self.backbone, self.encode_photos(), name)
         self.told = self.backbone.encode_prompts([prompt.conditioning for prompt in task.prompts])

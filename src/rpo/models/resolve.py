@@ -141,6 +141,24 @@ def resolve_models(wanted: Sequence[tuple[str, Kind]]) -> list[Path]:
     return found
 
 
+def tiny_decoder(name: str, model: Path) -> str:
+    """What `online.decoder` names for a base model's folder or file: for "tiny" its family's.
+
+    Raises UserError for a family whose tiny autoencoder is not known.
+    """
+    if name != "tiny":
+        return name
+    if model.is_file():
+        family = FAMILIES[single_file.recognise(model).pipeline]
+    else:
+        family = FAMILIES[read_index(model)["_class_name"]]
+    if not family.tiny_decoder:
+        raise UserError(
+            f"online.decoder tiny: none is known for {family.title}; name a folder, or own"
+        )
+    return family.tiny_decoder
+
+
 def configurations(checkpoint: Checkpoint) -> Path:
     """The diffusers folder with what a single file lacks: configurations, tokenizers, some parts.
 

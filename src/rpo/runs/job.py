@@ -33,7 +33,7 @@ from rpo.events import (
     Validated,
     to_record,
 )
-from rpo.models.resolve import default_reward, resolve_models
+from rpo.models.resolve import default_reward, resolve_model, resolve_models, tiny_decoder
 from rpo.report.overview import overview
 from rpo.report.report import render_report
 from rpo.runs.environment import describe, model_files
@@ -87,11 +87,11 @@ class Job:
         if parts.reward is not None:
             self.reward_name = type(parts.reward).__name__
             del wanted[1]
-        decoder = config.online.decoder
-        if config.method == "online" and decoder != "own":
-            wanted.append((decoder, "decoder"))
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
+        if config.method == "online" and config.online.decoder != "own":
+            decoder = tiny_decoder(config.online.decoder, self.models["pipeline"])
+            self.models["decoder"] = resolve_model(decoder, "decoder")
         lists = chosen_prompts(config)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)

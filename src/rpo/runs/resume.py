@@ -108,7 +108,7 @@ def anchored(config: Config) -> Config:
     """Folders and files by absolute path, so that the run resumes from another directory."""
 
     def anchor(name: str) -> str:
-        special = name in ("auto", "emojiland", "paper", "own")
+        special = name in ("auto", "emojiland", "paper", "own", "tiny")
         path = Path(os.path.expanduser(name))
         if special or not path.exists():
             return name
