@@ -30,7 +30,7 @@ from rpo.events import (
     Validated,
     to_record,
 )
-from rpo.models.resolve import default_reward, resolve_models
+from rpo.models.resolve import default_reward, resolve_model, resolve_models, tiny_decoder
 from rpo.report.overview import overview
 from rpo.report.report import render_report
 from rpo.runs.environment import describe, model_files
@@ -87,6 +87,9 @@ class Job:
             del wanted[1]
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
+        if config.method == "online" and config.online.decoder != "own":
+            decoder = tiny_decoder(config.online.decoder, self.models["pipeline"])
+            self.models["decoder"] = resolve_model(decoder, "decoder")
         lists = chosen_prompts(config)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
@@ -263,7 +266,8 @@ class Job:
         return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
-        named = {"pipeline": self.config.model, "reward": self.reward_name}
+        decoder = self.config.online.decoder
+        named = {"pipeline": self.config.model, "reward": self.reward_name, "decoder": decoder}
         models = {role: {"name": named[role], "files": self._files(role)} for role in self.models}
         return describe(self.config, self.subject, backbone, models)
 
