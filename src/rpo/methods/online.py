@@ -55,6 +55,8 @@ class Rewarded(Rows):
 class Online(Method):
     """L_sim, L_pref where `training.preference_weight` is above 0, and the reward of drawings."""
 
+    heeds_photos = True
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         if not hasattr(task.reward, "score_pixels"):

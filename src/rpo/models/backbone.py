@@ -332,15 +332,20 @@ class Backbone:
         noise: Tensor,
         timesteps: Tensor,
         conditions: Conditions,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """err(x) of Eq. 7 to 9: (B,), mean over elements of (target - prediction)^2.
 
-        latents, noise (B, C, h, w); timesteps (B,); conditions of B rows.
+        latents, noise (B, C, h, w); timesteps (B,); conditions of B rows. weights (B, 1, h, w),
+        none of them below 0 and not all of a row 0: the mean is weighted by them.
         """
         noisy = self.add_noise(latents, noise, timesteps)
         prediction = self.predict(denoiser, noisy, timesteps, conditions)
         residual = self.target(latents, noise, timesteps) - prediction
-        return residual.square().flatten(1).mean(1)
+        if weights is None:
+            return residual.square().flatten(1).mean(1)
+        squares = residual.square().mean(1, keepdim=True) * weights
+        return squares.flatten(1).sum(1) / weights.flatten(1).sum(1)
 
     def trainable_copy(self) -> nn.Module:
         """A copy of the base denoiser that learns, in float32 whatever the base is in.

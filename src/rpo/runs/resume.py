@@ -70,9 +70,13 @@ def resume_config(folder: RunFolder, subject: Subject, given: Mapping[str, Any])
     done = folder.summary().get("step", 0)
     if config.training.steps < done:
         raise UserError(f"--resume: training.steps must be at least the {done} steps already done")
-    if folder.environment()["subject"]["photos"] != fingerprints(subject):
+    then = folder.environment()["subject"]["photos"]
+    now = fingerprints(subject.arranged(config.photos))
+    if then != now:
+        files = [[(p["name"], p["sha256"]) for p in photos] for photos in (then, now)]
+        what = "captions, masks or boxes of the photos" if files[0] == files[1] else "photos"
         raise UserError(
-            f"--resume: the photos are not those that {folder.path} was made with; "
+            f"--resume: the {what} are not those that {folder.path} was made with; "
             "give the same ones, or start a new run"
         )
     return config
