@@ -16,7 +16,8 @@ from torch import Tensor
 from emojiland.art import CLASS_ICONS, LIVE_CLASSES
 from emojiland.autoencoder import psnr
 from emojiland.backgrounds import CONTEXTS
-from emojiland.figures import OUTFITS, TINTS
+from emojiland.figures import TINTS
+from emojiland.outfits import OUTFITS
 from emojiland.pool import Pool
 from emojiland.scenes import Look, instance, random_look
 from emojiland.subjects import SUBJECTS

@@ -259,7 +259,7 @@ COUNTED = (
     ("backgrounds.py", "CONTEXTS"),
     ("home.py", "HOME"),
     ("figures.py", "TINTS"),
-    ("figures.py", "OUTFITS"),
+    ("outfits.py", "OUTFITS"),
 )
 
 

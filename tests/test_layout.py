@@ -1,4 +1,4 @@
-"""What imports what: rpo is cheap to import, no circle of modules, no forbidden arrow."""
+"""What imports what: rpo is cheap to import, no circle, no forbidden arrow. And long files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import pytest
 import rpo
 
 SOURCE = Path(rpo.__file__).parent
+ROOT = Path(__file__).parent.parent
+LINES = 400  # of a file that gives no reason
 SECONDS = 2.0  # for what takes a tenth of that: the machine may be busy
 
 
@@ -110,3 +112,25 @@ def test_importing_the_package_is_cheap() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
     assert time.perf_counter() - start < SECONDS
+
+
+def is_too_long(text: str) -> bool:
+    """Whether it has more than `LINES` lines, and none "Long because ..." in its docstring."""
+    words = ast.get_docstring(ast.parse(text)) or ""
+    reasons = [line for line in words.splitlines() if line.startswith("Long because ")]
+    return len(text.splitlines()) > LINES and not reasons
+
+
+def test_a_file_is_too_long_unless_its_docstring_says_why() -> None:
+    lines = "x = 1\n" * (LINES - 2)
+    assert not is_too_long('"""About x."""\n\n' + lines)
+    assert is_too_long('"""About x."""\n\n\n' + lines)
+    assert is_too_long('"""About x.\n\nLong."""\n\n\n# Long because of x\n' + lines)
+    assert not is_too_long('"""About x.\n\nLong because a table is one piece.\n"""\n' + lines)
+
+
+def test_no_file_is_too_long() -> None:
+    folders = ("src", "tests", "benchmarks", "emojiland")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 200
+    assert [file for file in files if is_too_long(file.read_text(encoding="utf-8"))] == []
