@@ -95,6 +95,8 @@ class Bars(AbstractContextManager["Bars"]):
             self._bar("training", event.step, self.steps)
         elif isinstance(event, events.Validated):
             self._validated(event)
+        elif isinstance(event, events.Redrawn):
+            self.say(f"On the base model's own weights the reward is {event.reward:.3f}.")
         elif isinstance(event, events.Stopped) and event.reason == "patience":
             self.say(f"Stopped early at step {event.step}: the reward no longer rises.")
 

@@ -94,6 +94,9 @@ def print_settings() -> None:
     for name, text in presets.help.items():
         console.print(f"\n--preset {name}: {text}", markup=False, soft_wrap=True)
         for section, values in presets.settings[name].items():
+            if not isinstance(values, Mapping):
+                console.print(f"  {section} = {values}", markup=False)
+                continue
             for key, value in values.items():
                 console.print(f"  {section}.{key} = {value}", markup=False)
 

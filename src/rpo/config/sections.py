@@ -227,6 +227,12 @@ class OnlineConfig(Section):
     late: int = _field(
         3, "The gradient goes through one of this many last solver steps, at random.", at_least=1
     )
+    decoder: str = _field(
+        "own",
+        "What decodes the drawings for the gradient: own, tiny (the family's TAESD, in far less "
+        "memory), or a tiny autoencoder's folder or hub id.",
+        form=(r".+", "own, tiny, a folder or a hub id"),
+    )
     shift: float = _field(
         0.0625,
         "What the reward model sees is shifted by up to this share of the side.",

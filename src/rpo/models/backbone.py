@@ -269,20 +269,26 @@ class Backbone:
         _refuse_non_finite(images, "pictures")
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
 
-    def decode_with_gradient(self, latents: Tensor, recompute: bool = False) -> Tensor:
+    def decode_with_gradient(
+        self, latents: Tensor, recompute: bool = False, tiny: Any = None
+    ) -> Tensor:
         """As `decode`, and the pictures' gradient reaches the latents.
 
         recompute: one picture after the other, its activations computed twice instead of kept.
-        The autoencoder stays on the device: its backward pass comes later.
+        tiny: an autoencoder as `rpo.models.tiny_decoder` loads it, in place of the model's own.
+        What decodes stays on the device: its backward pass comes later.
         """
-        self.vae.to(self.device)
-        encoded = self._encoded(latents)
+        if tiny is None:
+            self.vae.to(self.device)
+            decode, encoded = self._decoded, self._encoded(latents)
+        else:
+            decode, encoded = tiny, latents.to(tiny.dtype)
         if recompute:
             images = torch.cat(
-                [checkpoint(self._decoded, one, use_reentrant=False) for one in encoded.split(1)]
+                [checkpoint(decode, one, use_reentrant=False) for one in encoded.split(1)]
             )
         else:
-            images = self._decoded(encoded)
+            images = decode(encoded)
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
 
     def _encoded(self, latents: Tensor) -> Tensor:

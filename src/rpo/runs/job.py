@@ -30,7 +30,7 @@ from rpo.events import (
     Validated,
     to_record,
 )
-from rpo.models.resolve import default_reward, resolve_models
+from rpo.models.resolve import default_reward, resolve_model, resolve_models, tiny_decoder
 from rpo.report.overview import overview
 from rpo.report.report import render_report
 from rpo.runs.environment import describe, model_files
@@ -43,6 +43,7 @@ from rpo.runs.parts import Parts
 from rpo.runs.result import Run
 from rpo.runs.resume import check_unchanged
 from rpo.runs.spec import JobSpec
+from rpo.runs.unquantised import redraw
 
 if TYPE_CHECKING:
     from rpo.learners.learner import Learner
@@ -86,6 +87,9 @@ class Job:
             del wanted[1]
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
+        if config.method == "online" and config.online.decoder != "own":
+            decoder = tiny_decoder(config.online.decoder, self.models["pipeline"])
+            self.models["decoder"] = resolve_model(decoder, "decoder")
         lists = chosen_prompts(config)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
@@ -268,7 +272,8 @@ class Job:
         return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
-        named = {"pipeline": self.config.model, "reward": self.reward_name}
+        decoder = self.config.online.decoder
+        named = {"pipeline": self.config.model, "reward": self.reward_name, "decoder": decoder}
         models = {role: {"name": named[role], "files": self._files(role)} for role in self.models}
         return describe(self.config, self.subject, backbone, models)
 
@@ -333,6 +338,10 @@ class Job:
                 with self.meter.stretch("saving"):
                     keeper.checkpoint(finished=True)
             yield event
+        if self.config.quantize != "no":
+            again = redraw(Run(self.path, _unquantised=True), self.validation, reward)
+            for event in self.meter.timed(again, _phase_of):
+                yield self.log.write(folder, event, "unquantised")
 
     @staticmethod
     def _reached(state: Mapping[str, Any]) -> tuple[int, int]:

@@ -112,7 +112,7 @@ def anchored(config: Config) -> Config:
     """Folders and files by absolute path, so that the run resumes from another directory."""
 
     def anchor(name: str) -> str:
-        special = name in ("auto", "emojiland", "paper")
+        special = name in ("auto", "emojiland", "paper", "own", "tiny")
         path = Path(os.path.expanduser(name))
         if special or not path.exists():
             return name
@@ -120,5 +120,6 @@ def anchored(config: Config) -> Config:
         return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
     reward = replace(config.reward, model=anchor(config.reward.model))
+    online = replace(config.online, decoder=anchor(config.online.decoder))
     model, prompts = anchor(config.model), anchor(config.prompts)
-    return replace(config, model=model, prompts=prompts, reward=reward)
+    return replace(config, model=model, prompts=prompts, reward=reward, online=online)

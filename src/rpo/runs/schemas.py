@@ -104,6 +104,7 @@ RECORDS: dict[str, Shape] = {
         "prompts": [str],
         "images": [_inside],
     },
+    "redrawn": {"step": whole, "reward": number, "prompts": [str], "images": [_inside]},
     "stopped": {"step": whole, "best_step": whole, "reason": str},
     "phase": {
         "phase": str,
