@@ -170,7 +170,10 @@ ENTRIES = (
     (
         "done",
         "environment.json",
-        ("subject", "subject.photos.0", "models.pipeline.files", "hardware.device", "resolution"),
+        (
+            *("subject", "subject.photos.0", "subject.photos.0.box"),
+            *("models.pipeline.files", "hardware.device", "resolution"),
+        ),
     ),
 )
 

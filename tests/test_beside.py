@@ -234,6 +234,9 @@ def test_a_run_records_them_and_resumes_with_them(
     assert second["caption"] == "a {} at sea"
     assert len(second["mask"]) == 64
     assert {*recorded["subject"]["photos"][0]} == {"name", "sha256", "mask"}
+    report = (whole / "report.html").read_text(encoding="utf-8")
+    assert "upright, the whole photo on plain ground, at" in report
+    assert "1.png: a {} at sea" in report
     square = np.asarray(Image.open(next((whole / "images" / "photos").glob("01-*.png"))))
     size = len(square)
     assert size * 7 // 8 - 1 > size // 2  # 80 x 60: an eighth of ground above and below

@@ -7,6 +7,7 @@ colours than sRGB, which Pillow does not convert, the user is told.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -187,8 +188,9 @@ def _hint(photo: Image.Image, data: bytes) -> str:
     """The colour space that a file without a profile means, in words; empty for sRGB."""
     try:
         exif = photo.getexif()
-        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
-        index = exif.get_ifd(ExifTags.IFD.Interop).get(1)  # InteropIndex
+        space, index = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace), None
+        with suppress(KeyError):  # Pillow 12.3's, where there is none
+            index = exif.get_ifd(ExifTags.IFD.Interop).get(1)  # InteropIndex
     except Exception:  # broken EXIF raises nearly anything
         space = index = None
     if space == 2 or str(index).startswith("R03"):

@@ -113,16 +113,25 @@ def _facts(history: tuple[Validation, ...], records: list[dict[str, Any]]) -> st
     return f'<dl class="facts">{items}</dl>'
 
 
+_SQUARES = {
+    "centre": "the centre square",
+    "subject": "the square around the subject",
+    "none": "the whole photo on plain ground",
+}
+
+
 def _photos(folder: RunFolder) -> str:
     files = sorted((folder.path / "images" / "photos").glob("*.png"))
     if not files:
         return ""
-    names = [photo["name"] for photo in folder.environment()["subject"]["photos"]]
+    photos = folder.environment()["subject"]["photos"]
+    names = [": ".join(filter(None, (p["name"], p.get("caption", "")))) for p in photos]
     names = names if len(names) == len(files) else [file.name for file in files]
     figures = "".join(
         picture(file, f"photo {name}", name) for file, name in zip(files, names, strict=True)
     )
-    intro = "As the model sees them: upright, the centre square, at the model's own size."
+    square = _SQUARES[folder.config().photos.crop]
+    intro = f"As the model sees them: upright, {square}, at the model's own size."
     return section("The photos", intro, f'<div class="photos">{figures}</div>')
 
 
