@@ -99,9 +99,11 @@ def colours() -> Iterator[Case]:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA001] = 2
     says = "Adobe RGB by its EXIF data, without the profile … export it as an sRGB JPEG"
-    yield Case(
-        group, "a camera's Adobe RGB", saved("a.jpg", exif=exif, quality=95), "warning", says
-    )
+    r03 = Image.Exif()  # as the DCF rules have it
+    r03[0x8769] = {0xA001: 0xFFFF, 0xA005: {1: "R03"}}
+    for variant, tags in (("by its colour space", exif), ("by R03", r03)):
+        make = saved("a.jpg", exif=tags, quality=95)
+        yield Case(group, "a camera's Adobe RGB", make, "warning", says, variant=variant)
     cmyk = scene().convert("CMYK")
     yield Case(group, "CMYK", saved("a.jpg", cmyk, quality=95), variant="JPEG, Adobe's")
     yield Case(group, "CMYK", saved("a.tif", cmyk), variant="TIFF")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def listed(folder: str | os.PathLike[str]) -> Iterator[Listing]:
         if not archived and not path.is_dir():
             raise UserError(f"{where}: not a folder; name the folder that holds the photos")
         if not archived:
-            files, masks = _on_disk(path), _on_disk(path / MASKS)
+            files = _on_disk(path)
+            masks = _on_disk(path / MASKS) if (path / MASKS).is_dir() else []
     except PermissionError:
         raise UserError(f"{where}: cannot be read; allow reading it") from None
     except OSError as error:  # a name that is too long, a drive that is gone
@@ -86,7 +88,7 @@ def listed(folder: str | os.PathLike[str]) -> Iterator[Listing]:
         yield _sorted_out(where, files, masks)
         return
     with opened_archive(path) as members:
-        found = [(parts, File(path / parts[-1], m.read, m.head)) for parts, m in members]
+        found = [(parts, File(path.joinpath(*parts), m.read, m.head)) for parts, m in members]
         files = [file for parts, file in found if len(parts) == 1]
         masks = [file for parts, file in found if parts[:-1] == (MASKS,)]
         yield _sorted_out(where, files, masks)
@@ -94,20 +96,18 @@ def listed(folder: str | os.PathLike[str]) -> Iterator[Listing]:
 
 def _on_disk(folder: Path) -> list[File]:
     """All but folders and what is hidden. A broken link or a pipe is reported, not passed over."""
-    if folder.name == MASKS and not folder.is_dir():
-        return []
-
-    def head(path: Path) -> bytes | None:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return file.read(12)
-
     return [
-        File(path, lambda path=path: read_file(path), lambda path=path: head(path))  # type: ignore[misc]
+        File(path, partial(read_file, path), partial(_head, path))
         for path in folder.iterdir()
         if not path.name.startswith(".") and not path.is_dir()
     ]
+
+
+def _head(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(12)
 
 
 def _sorted_out(where: str, files: Sequence[File], masks: Sequence[File]) -> Listing:

@@ -248,7 +248,7 @@ class Job:
         if config.offload:
             backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
         else:  # a noun or an identifier that is too long is refused before anything is written
-            backbone.encode_prompts([max(texts, key=len)])
+            backbone.encode_prompts([max(texts, key=len), *filter(None, self.photo_prompts)])
         # Now, and not after minutes of drawing.
         refuse_absent_optimizer(config.training)
         learner_class(config.training.weights).refuse(backbone, config)

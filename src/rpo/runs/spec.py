@@ -16,7 +16,7 @@ class JobSpec:
     """One run: its photos, its settings, its place.
 
     Attributes:
-        photos: folder of the photos; None where they are in memory only.
+        photos: folder or zip of the photos; None where they are in memory only.
         config: complete, with the subject's noun and kind.
         path: the run folder; a run that is there already is continued.
         tensorboard: also log for TensorBoard.
