@@ -56,8 +56,8 @@ def quantisation_remark(config: Config) -> str:
         return ""
     return (
         f"It learned on the base model held in {config.quantize}, with which the pictures and "
-        "rewards of training and validations were made. On the base model's own weights, where exports and other "
-        "programs put it, the same seeds draw visibly different pictures: "
+        "rewards of training and validations were made. On the base model's own weights, where "
+        "exports and other programs put it, the same seeds draw visibly different pictures: "
         "rpo generate --unquantised shows them."
     )
 
