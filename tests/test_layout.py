@@ -105,6 +105,14 @@ def test_events_know_nothing_of_the_rest() -> None:
     assert {name for name in GRAPH["rpo.events"] if name.startswith("rpo")} <= {"rpo.errors"}
 
 
+def test_whoever_writes_a_file_can_replace_it_safely() -> None:
+    assert {name for name in GRAPH["rpo.replacing"] if name.startswith("rpo")} == {"rpo.errors"}
+    low = [name for name in GRAPH if name.startswith(("rpo.models", "rpo.data", "rpo.config"))]
+    assert len(low) > 30
+    for name in low:
+        assert not [other for other in GRAPH[name] if other.startswith("rpo.runs")], name
+
+
 def test_importing_the_package_is_cheap() -> None:
     code = """if True:
         import sys, time

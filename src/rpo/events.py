@@ -35,7 +35,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The first event: what will be done, and in which folder. Nothing but its lock is written."""
+    """The first event: what will be done, and in which folder. Nothing but its lock is written.
+
+    photo_prompts: each photo's own, where some have captions; "", and none, is `reference_prompt`.
+    """
 
     path: Path
     subject: str
@@ -50,6 +53,7 @@ class Started(Event):
     training_prompts: tuple[str, ...]
     validation_prompts: tuple[str, ...]
     method: str = "rpo"
+    photo_prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

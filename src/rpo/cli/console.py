@@ -110,7 +110,7 @@ class Bars(AbstractContextManager["Bars"]):
         if event.resumed_at is not None:
             self.say(f"Continuing after step {event.resumed_at}.")
         for name, prompts in (
-            ("photos", (event.reference_prompt,)),
+            ("photos", [p or event.reference_prompt for p in event.photo_prompts or ("",)]),
             ("training", event.training_prompts),
             ("validation", event.validation_prompts),
         ):
