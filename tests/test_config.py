@@ -32,6 +32,9 @@ from rpo.models.resolve import known_presets
 KNOWN = known_presets()
 # A value that differs from the default, for every setting; the first test keeps it complete.
 OTHER = {
+    "photos.crop": "subject",
+    "photos.unmasked_weight": 0.2,
+    "photos.captions": False,
     "dreambooth.class_images": 5,
     "dreambooth.prior_weight": 0.5,
     "online.weight": 2.5,

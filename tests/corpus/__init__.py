@@ -52,6 +52,9 @@ def page() -> str:
         "lost, in a progressive one or between two restart markers, only its thumbnail can tell.",
         "WebP, HEIC, AVIF, GIF, BMP, and TIFF unless it is deflated, have no sums over their",
         "pixels: what is decoded without an error is used.",
+        "",
+        "What may lie beside a photo, which square of it is learned from, and how a zip is read:",
+        "[crops.md](crops.md).",
     ]
     for group in dict.fromkeys(case.group for case in CASES):
         lines += [
