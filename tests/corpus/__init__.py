@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .beside import archives, captions, masks
 from .case import Case
 from .colour import colours, depths
 from .faults import contents, damage
@@ -18,7 +19,7 @@ CASES: tuple[Case, ...] = tuple(
     case
     for make in (
         *(formats, orientations, colours, depths, transparency, damage),
-        *(contents, names, others, folders),
+        *(contents, names, others, captions, masks, folders, archives),
     )
     for case in make()
 )

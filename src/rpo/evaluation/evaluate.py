@@ -26,8 +26,9 @@ from rpo.evaluation.systems import (
 )
 from rpo.evaluation.untrained import Untrained, open_untrained
 from rpo.models.resolve import EMBEDDED, resolve_model
+from rpo.replacing import ELSEWHERE, naming_full_disk
 from rpo.runs.environment import versions
-from rpo.runs.folder import check_free, expanded, naming_full_disk, next_free
+from rpo.runs.folder import check_free, expanded, next_free
 from rpo.runs.lost import require_best
 from rpo.runs.result import Run, load_run
 
@@ -283,7 +284,7 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _naming_full_disk(path: Path) -> Any:
-    return naming_full_disk(path, "free some space, or name another folder by --out")
+    return naming_full_disk(path, ELSEWHERE)
 
 
 def _rounded(value: Any) -> Any:

@@ -45,6 +45,7 @@ class StableDiffusionXL(Family):
     text_encoders = ("text_encoder", "text_encoder_2")
     schedulers = DISCRETE_SCHEDULERS
     latent_scale = 0.13025
+    tiny_decoder = "madebyollin/taesdxl"
     shapes = ("sdxl",)
     file_parts: ClassVar = {
         "vae": VAE,
