@@ -157,7 +157,7 @@ def test_ip_adapter_is_one_more_row(
     out, folder, data = evaluated(
         capsys, world.model, *words, "--ip-adapter", adapter.parent, "--ip-adapter-scale", 0.8
     )
-    base, shown = data["systems"]
+    shown, base = data["systems"]
     assert (base["name"], shown["name"]) == ("base", "ip-adapter")
     assert (shown["method"], shown["drawn"]) == ("ip-adapter", "a red cup")
     told = shown["adapter"]
@@ -166,7 +166,7 @@ def test_ip_adapter_is_one_more_row(
     assert f"{told['sha256'][adapter.name][:10]}" in out
     assert "scale 0.8, all photos at once" in out
     (difference,) = data["differences"]
-    assert (difference["first"], difference["second"]) == ("base", "ip-adapter")
+    assert (difference["first"], difference["second"]) == ("ip-adapter", "base")
     assert difference["metrics"]["dino"]["n"] == 3
     # it sees each dog's photos, and draws another one
     pictures = folder / "pictures" / "ip-adapter"
@@ -216,6 +216,8 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
         ([world.model, "--images", tmp_path], "not both"),
         ([world.model, other, "--subjects", suite], "one MODEL at a time"),
         ([done, "emojiland"], "name --dino and --clip"),
+        ([f"{tmp_path.name}/dog-9"], "no run, and as a model"),
+        (["other/dog-9"], "other/dog-9: not a run folder"),
         (["runs/dog-9"], "no run, and as a model: runs/dog-9: .*`hf download runs/dog-9"),
         ([lora, "--subjects", suite], "no run, and as a model: .*no base model of a known"),
         ([suite], "not a run folder"),

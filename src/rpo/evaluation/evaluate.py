@@ -166,8 +166,11 @@ def _is_model(place: Place) -> bool:
     path = Path(os.path.expanduser(place))
     if path.is_dir():
         return (path / "model_index.json").is_file()
-    hub_id = isinstance(place, str) and not path.is_absolute() and len(path.parts) == 2
-    return path.is_file() or path.suffix == ".safetensors" or hub_id
+    if path.is_file() or path.suffix == ".safetensors":
+        return True
+    # org/name, unless it is a place in a folder that is here, such as a run that is not
+    two = isinstance(place, str) and not path.is_absolute() and len(path.parts) == 2
+    return two and not path.parent.is_dir()
 
 
 def _opened(run: Run | Place, device: str | None) -> Run:

@@ -256,7 +256,7 @@ def model_systems(
     gallery: Sequence[Reference],
     images_per_prompt: int,
 ) -> list[ModelSystem]:
-    """A base model's rows: "base", and "ip-adapter" where it has one.
+    """A base model's rows: "ip-adapter" where it has one, and "base", from which all others differ.
 
     It draws the subjects of the runs beside it, and without any the suite's, which are the gallery.
     """
@@ -266,7 +266,7 @@ def model_systems(
     if not runs and suite:
         tasks = {s.name: (s, suite.numbered(s.kind)) for s in gallery}
     taken = {run.name for run in runs}
-    kinds = [("base", False), *([("ip-adapter", True)] if model.adapter else [])]
+    kinds = [*([("ip-adapter", True)] if model.adapter else []), ("base", False)]
     return [
         ModelSystem(
             unique_name(name, taken), model, tuple(tasks.values()), images_per_prompt, with_photos
