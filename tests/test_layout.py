@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,7 +16,7 @@ import rpo
 SOURCE = Path(rpo.__file__).parent
 ROOT = Path(__file__).parent.parent
 LINES = 400  # of a file that gives no reason
-SECONDS = 2.0  # for what takes a tenth of that: the machine may be busy
+SECONDS = 0.3  # of the processor, which other work on the machine does not count into
 
 
 def module_name(file: Path) -> str:
@@ -115,11 +114,22 @@ def test_whoever_writes_a_file_can_replace_it_safely() -> None:
 
 
 def test_importing_the_package_is_cheap() -> None:
-    start = time.perf_counter()
-    code = "import rpo, sys; print('torch' in sys.modules)"
+    code = """if True:
+        import sys, time
+        start = time.process_time()
+        import rpo
+        print(time.process_time() - start, 'torch' in sys.modules)
+    """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"
-    assert time.perf_counter() - start < SECONDS
+    seconds, torch = run.stdout.split()
+    assert torch == "False"
+    assert float(seconds) < SECONDS
+
+
+def test_methods_training_and_rewards_are_one_short_text() -> None:
+    files = [f for name in ("methods", "training", "rewards") for f in (SOURCE / name).glob("*.py")]
+    lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+    assert 1000 < lines <= 1800
 
 
 def is_too_long(text: str) -> bool:

@@ -143,7 +143,7 @@ def test_an_unknown_kind_is_refused(folder: Path) -> None:
 def test_the_classes_of_dreambench_have_its_kinds() -> None:
     objects = "backpack bowl can candle clock sneaker toy boot glasses cartoon teapot vase"
     classes = ["cat", "dog", "stuffed animal", *objects.split()]
-    live = {name for name in classes if subject_module._kind_of(name) == "live"}
+    live = {name for name in classes if subject_module.checked_noun(name, "auto")[1] == "live"}
     assert len(classes) == 15
     assert live == {"cat", "dog"}
     assert all(noun == noun.lower() and " " not in noun for noun in LIVE_NOUNS)

@@ -239,7 +239,9 @@ class RunFolder:
         validated: the last step validated by then, -1 for none; labelled: whether the training
         data were complete.
         """
-        gone = {"stopped", "interrupted", "failed"} | (set() if labelled else {"labelled"})
+        gone = {"stopped", "redrawn", "interrupted", "failed"} | (
+            set() if labelled else {"labelled"}
+        )
         kept = [
             record
             for record in self.records()

@@ -30,7 +30,7 @@ from rpo.events import (
     Validated,
     to_record,
 )
-from rpo.models.resolve import default_reward, resolve_models
+from rpo.models.resolve import default_reward, resolve_model, resolve_models, tiny_decoder
 from rpo.report.overview import overview
 from rpo.report.report import render_report
 from rpo.runs.environment import describe, model_files
@@ -43,6 +43,7 @@ from rpo.runs.parts import Parts
 from rpo.runs.result import Run
 from rpo.runs.resume import check_unchanged
 from rpo.runs.spec import JobSpec
+from rpo.runs.unquantised import redraw
 
 if TYPE_CHECKING:
     from rpo.learners.learner import Learner
@@ -63,7 +64,7 @@ class Job:
 
     def __init__(self, spec: JobSpec, subject: Subject, parts: Parts) -> None:
         """Resolves models and prompts. Raises UserError; nothing is written."""
-        self.subject, self.parts = subject, parts
+        self.subject, self.parts = subject.arranged(spec.config.photos), parts
         self.config, self.path, self.wants_tensorboard = spec.config, spec.path, spec.tensorboard
         self.resumes = is_run(self.path)
         self.meter = Meter()
@@ -86,10 +87,14 @@ class Job:
             del wanted[1]
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
+        if config.method == "online" and config.online.decoder != "own":
+            decoder = tiny_decoder(config.online.decoder, self.models["pipeline"])
+            self.models["decoder"] = resolve_model(decoder, "decoder")
         lists = chosen_prompts(config)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)
+        self.photo_prompts = self.subject.photo_prompts(config.identifier)
 
     def events(self) -> Generator[Event, None, None]:
         """The session. Whatever ends it, its last event says so: Finished, Failed or Interrupted.
@@ -197,6 +202,7 @@ class Job:
             training_prompts=tuple(prompt.conditioning for prompt in self.training),
             validation_prompts=tuple(prompt.conditioning for prompt in self.validation),
             method=config.method,
+            photo_prompts=self.photo_prompts,
         )
 
     def _save_interrupted(self, folder: RunFolder) -> None:
@@ -238,7 +244,7 @@ class Job:
         )
         reference = Prompt.reference(config.noun, config.identifier)
         prompts = [reference, *self.training, *self.validation]
-        texts = [prompt.conditioning for prompt in prompts]
+        texts = [*(prompt.conditioning for prompt in prompts), *filter(None, self.photo_prompts)]
         if config.offload:
             backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
         else:  # a noun or an identifier that is too long is refused before anything is written
@@ -252,7 +258,11 @@ class Job:
         if reward is None:
             reward = AlignmentReward.load(self.models["reward"], self.subject, backbone)
         files = partial(self._files, "pipeline")
-        task = Task(backbone, config, self.subject, self.training, reward, files)
+        task = Task(
+            *(backbone, config, self.subject, self.training, reward, files),
+            photo_prompts=self.photo_prompts,
+            photo_weights=self.subject.weights(backbone.resolution),
+        )
         return taught_by(task), reward
 
     def _files(self, role: str) -> dict[str, str]:
@@ -262,7 +272,8 @@ class Job:
         return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
-        named = {"pipeline": self.config.model, "reward": self.reward_name}
+        decoder = self.config.online.decoder
+        named = {"pipeline": self.config.model, "reward": self.reward_name, "decoder": decoder}
         models = {role: {"name": named[role], "files": self._files(role)} for role in self.models}
         return describe(self.config, self.subject, backbone, models)
 
@@ -329,6 +340,10 @@ class Job:
                 with self.meter.stretch("saving"):
                     keeper.checkpoint(finished=True)
             yield event
+        if self.config.quantize != "no":
+            again = redraw(Run(self.path, _unquantised=True), self.validation, reward)
+            for event in self.meter.timed(again, _phase_of):
+                yield self.log.write(folder, event, "unquantised")
 
     @staticmethod
     def _reached(state: Mapping[str, Any]) -> tuple[int, int]:
