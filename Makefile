@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all lint bench bench-gpu clean
+.PHONY: setup demo test test-all test-oldest audit lint bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,28 @@ test: setup
 test-all: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+# What rests on other packages, with the oldest of them that pyproject.toml claims
+OLDEST := .venv-oldest
+RESTS_ON_OTHERS := adapters backbone backbones cli corpus encoders export job loading models \
+	sampling subject training
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet torch==2.13.0
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[tensorboard]' pytest pytest-cov pytest-xdist
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist loadfile -m "not slow" \
+		$(RESTS_ON_OTHERS:%=tests/test_%.py)
+
+# Known holes in the pinned versions; needs the network
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --no-deps --requirement constraints.txt
+
 bench: setup
 	$(BIN)/python -m benchmarks.speed
 
@@ -45,4 +67,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(OLDEST) .venv-audit build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

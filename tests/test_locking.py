@@ -122,7 +122,7 @@ except UserError:
 
 @pytest.mark.parametrize("stale", [False, True], ids=["new", "stale"])
 @pytest.mark.parametrize(
-    "trials", [2, pytest.param(20, marks=pytest.mark.slow)], ids=lambda n: f"{n} trials"
+    "trials", [5, pytest.param(50, marks=pytest.mark.slow)], ids=lambda n: f"{n} trials"
 )
 def test_of_several_at_the_same_instant_one_wins(tmp_path: Path, stale: bool, trials: int) -> None:
     for trial in range(trials):
@@ -236,7 +236,7 @@ def test_a_new_run_may_begin_where_one_was_killed_at_once(world: World, tmp_path
 def test_of_two_commands_one_goes_on_and_the_other_is_refused_in_a_line(
     world: World, done: Path, tmp_path: Path, begun: bool
 ) -> None:
-    for trial in range(10):
+    for trial in range(25):  # 50 with the other case
         out = tmp_path / f"run {trial}"
         command = [sys.executable, "-m", "rpo", "train", str(world.photos), *world.flags()]
         command += ["--out", str(out), "--quiet"]

@@ -11,14 +11,14 @@ from pathlib import Path
 from .beside import archives, captions, masks
 from .case import Case
 from .colour import colours, depths
-from .faults import contents, damage
+from .faults import contents, damage, spoilt_within
 from .folders import folders, names, others
 from .pictures import formats, orientations, transparency
 
 CASES: tuple[Case, ...] = tuple(
     case
     for make in (
-        *(formats, orientations, colours, depths, transparency, damage),
+        *(formats, orientations, colours, depths, transparency, damage, spoilt_within),
         *(contents, names, others, captions, masks, folders, archives),
     )
     for case in make()
@@ -31,6 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "photos.md"
 _VERDICTS = {
     "ok": "used",
     "warning": "used, with the remark",
+    "unseen": "used as it is decoded: unseen",
     "rejected": "refused",
     "ignored": "not used, and named",
     "passed over": "passed over",
@@ -51,7 +52,8 @@ def page() -> str:
         "Every cut is noticed, but not every damage. Where other data stand in for what a JPEG",
         "lost, in a progressive one or between two restart markers, only its thumbnail can tell.",
         "WebP, HEIC, AVIF, GIF, BMP, and TIFF unless it is deflated, have no sums over their",
-        "pixels: what is decoded without an error is used.",
+        "pixels: what is decoded without an error is used. Long zeros prove nothing there either:",
+        "a flat part of a WebP of quality 100 is thousands of them.",
         "",
         "What may lie beside a photo, which square of it is learned from, and how a zip is read:",
         "[crops.md](crops.md).",

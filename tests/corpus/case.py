@@ -32,7 +32,7 @@ class Case:
     make: fills an empty folder. status: of the check of `file`, or "passed over", or "folder
     refused" (`make` may put another folder's name into `given`). says: stands in the message, in
     pieces where it has " … "; an "ok" has none. colours: of the four quarters where it is used;
-    None: they are not looked at.
+    None: they are not looked at. "unseen": damaged, and nobody can know.
     """
 
     group: str

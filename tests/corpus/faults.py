@@ -99,6 +99,34 @@ def damage() -> Iterator[Case]:
         )
 
 
+def spoilt_within() -> Iterator[Case]:
+    """512 bytes of a compressed picture gone, or overwritten: a sector of a disk."""
+    group = "damage that only the decoder can tell"
+    for form, (ending, options) in _SPOILT.items():
+        data = encoded(form.split()[-1], noise(), **options)
+        at = len(data) // 2
+        if "progressive" not in options:
+            make = written(f"a.{ending}", data[:at] + data[at + 512 :])
+            name, says = f"{form}, a sector lost", "damaged … copy it again"
+            yield Case(group, name, make, "rejected", says, None, None)
+        flipped = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+        zeros = data[:at] + bytes(512) + data[at + 512 :]
+        for variant, spoilt in (("flipped", flipped), ("zeros", zeros)):
+            make, name = written(f"a.{ending}", spoilt), f"{form}, bytes changed"
+            yield Case(group, name, make, "unseen", "", None, (96, 96), variant=variant)
+
+
+# By "kind FORMAT": the ending, and how it is saved.
+_SPOILT: dict[str, tuple[str, dict[str, Any]]] = {
+    "progressive JPEG": ("jpg", {"quality": 90, "progressive": True}),
+    "WEBP": ("webp", {"quality": 90}),
+    "HEIF": ("heic", {"quality": 90}),
+    "AVIF": ("avif", {"quality": 90}),
+    "BMP": ("bmp", {}),
+    "uncompressed TIFF": ("tif", {}),
+}
+
+
 _CUT: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 90},
     "PNG": {},

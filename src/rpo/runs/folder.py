@@ -379,7 +379,7 @@ def data_from(cls: Any, tensors: Mapping[str, Tensor]) -> Any:
     """`cls.from_tensors(tensors)`. Raises UserError when they do not fit."""
     try:
         return cls.from_tensors(tensors)
-    except TypeError:
+    except (TypeError, ValueError):
         raise UserError(
             "last/data.safetensors comes from another method or version of rpo; start a new run"
         ) from None

@@ -286,6 +286,7 @@ class Job:
     ) -> Iterator[Event]:
         """Prepares, trains and keeps; lost: last/state.json where best/ is gone."""
         from rpo.learners import learner_class
+        from rpo.runs.fitting import refuse_unfit
         from rpo.runs.keeping import Keeper
         from rpo.training.loop import Trainer
         from rpo.training.validation import Validator
@@ -307,6 +308,7 @@ class Job:
             data = yield from self._prepared(folder, method)
         else:
             data = data_from(method.Data, tensors)
+            refuse_unfit(data, method, self.path / "last" / "data.safetensors")
 
         with self.meter.stretch("loading"):
             backbone, config = method.backbone, self.config
