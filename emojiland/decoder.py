@@ -23,6 +23,8 @@ from emojiland.pool import Pool
 ENERGY_WEIGHT = 0.04
 NOISE = 0.15  # a drawn latent is not quite an encoded one; the encoder's own deviation is 0.14
 NOISED = 0.5  # share of latents that get some
+SHARPENING = 0.11  # times the Laplacian
+SHARPENED = 600  # scenes that say how
 
 
 def local_edges(images: Tensor, window: int = 4) -> Tensor:
@@ -56,7 +58,34 @@ def train(
         return total, {"mse": squared.item(), "edge": edge.item(), "energy": energy.item()}
 
     fit("decoder", vae.decoder, loss, work, steps=steps, peak=5e-4, seed=4, ema_decay=0.998)
+    sharpen(vae, latents[:: max(1, len(latents) // SHARPENED)], SHARPENING)
     return vae
+
+
+@torch.no_grad()
+def sharpen(vae: AutoencoderKL, latents: np.ndarray, amount: float, batch: int = 50) -> None:
+    """Gives the decoder's last convolution the weights that sharpen what it draws, in place.
+
+    y - amount * Laplacian(y) in place of y, as nearly as 3 x 3 weights can, which read the features
+    before it: the least squares over all pixels of these (N, 32, 8, 8) latents. It amplifies the
+    edges that the decoder is sure of, and costs fewer decibels than edges that it makes up.
+    """
+    last, seen = vae.decoder.conv_out, []
+    hook = last.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    size = last.in_channels * 9 + 1  # and the bias
+    squares, wanted = (torch.zeros(size, n, dtype=torch.float64) for n in (size, 3))
+    for start in range(0, len(latents), batch):
+        z = torch.from_numpy(latents[start : start + batch].astype(np.float32))
+        y = vae.decode(z.to(device())).sample
+        goal = y - amount * edges(F.pad(y, (1, 1, 1, 1), mode="replicate"))
+        read = F.unfold(seen.pop(), 3, padding=1)  # (B, C * 9, H * W)
+        read = torch.cat([read, torch.ones_like(read[:, :1])], 1).transpose(0, 1).flatten(1)
+        squares += (read @ read.T).double().cpu()
+        wanted += (read @ goal.transpose(0, 1).flatten(1).T).double().cpu()
+    hook.remove()
+    found = torch.linalg.solve(squares + 1e-9 * squares.trace() / size * torch.eye(size), wanted)
+    last.weight.copy_(found[:-1].T.reshape(last.weight.shape))
+    last.bias.copy_(found[-1])
 
 
 def save(vae: AutoencoderKL, folder: Path) -> None:

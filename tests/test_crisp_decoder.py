@@ -1,4 +1,4 @@
-"""Emojiland's second training of the decoder: its term by hand, and an encoder that stays."""
+"""Emojiland's second training of the decoder: its terms by hand, and an encoder that stays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from emojiland import autoencoder, decoder
+from emojiland import autoencoder, decoder, fidelity
 
 UNFINISHED = Path(__file__).parent.parent / "emojiland/unfinished/vae"
 # SHA-256 of the encoder's weights: the latents that the U-Net learns on are this encoder's.
@@ -34,6 +34,31 @@ def test_local_edges_by_hand() -> None:
     assert found[0, 0, 0, 0].item() == pytest.approx(1e-2)
     moved = decoder.local_edges(dot.roll(1, -1))  # within the window a shift costs nothing
     assert moved[0, 0, 1, 1] == pytest.approx(found[0, 0, 1, 1].item(), rel=0.1)
+
+
+def test_sharpening_is_the_least_squares() -> None:
+    torch.manual_seed(0)
+    vae = autoencoder.new_autoencoder().eval()
+    rng = np.random.default_rng(1)
+    latents = rng.normal(size=(3, autoencoder.CHANNELS, 8, 8)).astype(np.float16)
+    z, last, seen = torch.from_numpy(latents).float(), vae.decoder.conv_out, []
+    last.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    with torch.no_grad():
+        before = vae.decode(z).sample
+        decoder.sharpen(vae, latents, 0.0, batch=2)
+        torch.testing.assert_close(vae.decode(z).sample, before, rtol=1e-3, atol=1e-4)
+        decoder.sharpen(vae, latents, 0.2, batch=2)
+        after = vae.decode(z).sample
+        around = torch.nn.functional.pad(before, (1, 1, 1, 1), mode="replicate")
+        goal = before - 0.2 * autoencoder.edges(around)
+        # another way to the same weights, by one row a pixel
+        rows = torch.nn.functional.unfold(seen[-1], 3, padding=1).transpose(1, 2).flatten(0, 1)
+        rows = torch.cat([rows, torch.ones(len(rows), 1)], 1).double()
+        sought = goal.permute(0, 2, 3, 1).reshape(-1, 3).double()
+        best = rows @ torch.linalg.lstsq(rows, sought, driver="gelsd").solution
+        reached = after.permute(0, 2, 3, 1).reshape(-1, 3).double()
+        torch.testing.assert_close(reached, best, rtol=1e-2, atol=1e-3)
+        assert fidelity.edge_energy(after) > 1.2 * fidelity.edge_energy(before)
 
 
 def test_the_encoder_stays_and_a_resumed_training_is_the_same(

@@ -109,14 +109,14 @@ def print_methods() -> None:
         drawn = [f"{passes.drawn} a prompt"] if passes.drawn else []
         drawn += [f"{passes.class_pictures} of the class"] if passes.class_pictures else []
         if passes.rewarding:
-            drawn += [f"{passes.rewarded} of its own in each of {passes.rewarding} steps"]
+            drawn += [f"{passes.rewarded} in {passes.rewarding} steps"]
         cells = (name, ", ".join(facts.learners), *rows, ", ".join(drawn) or "nothing")
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(
         "\nRows that one photo of a step sends through what learns, the frozen base model and the "
-        "text\nencoders; pictures that the base model draws before, and its own while it learns, which are "
-        "\nrewarded. With the preset paper.",
+        "text\nencoders; pictures that the base model draws before, or the model itself to be "
+        "rewarded.\nWith the preset paper.",
         markup=False,
         soft_wrap=True,
     )
