@@ -23,7 +23,7 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from benchmarks.provenance import provenance
-from emojiland import autoencoder, diffusion, encoders, evaluate
+from emojiland import autoencoder, decoder, diffusion, encoders, evaluate
 from emojiland.art import PACKAGES, artwork_hash, download
 from emojiland.fit import device
 from emojiland.pool import Pool, load_pool
@@ -34,6 +34,7 @@ ASSETS = Path(__file__).parent.parent / "src" / "rpo" / "assets" / "emojiland"
 SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
     "autoencoder": 7_000,
+    "decoder": 1_700,
     "reward": 3_800,
     "judge-clip": 3_800,
     "judge-dino": 2_200,
@@ -57,6 +58,9 @@ def _models(
         vae = autoencoder.train(pool, work, steps["autoencoder"], before and before.vae)
     latents, scale = autoencoder.latents(vae, pool, work / "latents.npy")
     wanted = [only] if only else list(steps)
+    if only == "decoder" or ("diffusion" in wanted and not finished):
+        vae = decoder.train(vae, pool, latents, work, steps["decoder"])
+        decoder.save(vae, work / "vae")
     models: dict[str, torch.nn.Module] = {"autoencoder": vae}
     for name in encoders.RECIPES:
         if name in wanted:

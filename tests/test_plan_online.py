@@ -78,7 +78,10 @@ def test_a_rewarded_step_takes_the_bytes_that_a_real_one_takes(
         peak = max(peak, alive)
     choice = Choice(pictures=pictures, checkpointing=recompute)
     planned = training(estimator().phases(choice, RATE)).activations
-    assert planned == pytest.approx(peak, rel=0.15)
+    if recompute:  # what L_sim recomputes for a moment is counted as if it stayed
+        assert peak < planned < 1.25 * peak
+    else:
+        assert planned == pytest.approx(peak, rel=0.15)
 
 
 def test_which_steps_reward_how_many_drawings() -> None:
@@ -188,6 +191,7 @@ def test_other_methods_give_up_nothing_of_it() -> None:
     assert found.phases(Choice(pictures=1, decoder="tiny"), RATE) == found.phases(Choice(), RATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gigabytes", [8, 12, 24])
 def test_stable_diffusion_online(gigabytes: float) -> None:
     found = estimator("sd15")

@@ -110,19 +110,22 @@ def print_methods() -> None:
     table.add_column("what learns")
     for name in ("learning", "base", "texts"):
         table.add_column(name, justify="right")
-    table.add_column("drawn before")
+    table.add_column("drawn")
     for name, facts in METHODS.items():
         config = load_config("paper", method=name)
         passes = METHODS[config.method].passes(config)
         rows = (f"{n:g}" for n in (passes.learning, passes.base, passes.texts))
         drawn = [f"{passes.drawn} a prompt"] if passes.drawn else []
         drawn += [f"{passes.class_pictures} of the class"] if passes.class_pictures else []
+        if passes.rewarding:
+            drawn += [f"{passes.rewarded} in {passes.rewarding} steps"]
         cells = (name, ", ".join(facts.learners), *rows, ", ".join(drawn) or "nothing")
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(
         "\nRows that one photo of a step sends through what learns, the frozen base model and the "
-        "text\nencoders; pictures that the base model draws before. With the preset paper.",
+        "text\nencoders; pictures that the base model draws before, or the model itself to be "
+        "rewarded.\nWith the preset paper.",
         markup=False,
         soft_wrap=True,
     )

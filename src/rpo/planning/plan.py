@@ -72,6 +72,11 @@ SACRIFICES = (
     ),
     Sacrifice("smaller batches, added up", ("batch_size", "accumulate"), _accumulated),
     Sacrifice(
+        "a tiny autoencoder decodes for the reward's gradient",
+        ("decoder",),
+        _set("decoder", "tiny", ("own",)),
+    ),
+    Sacrifice(
         "activations recomputed, a third slower",
         ("checkpointing",),
         _set("checkpointing", True, (False,)),
@@ -80,11 +85,6 @@ SACRIFICES = (
         "all networks but the denoiser come and go",
         ("offload",),
         _set("offload", True, (False,)),
-    ),
-    Sacrifice(
-        "a tiny autoencoder decodes for the reward's gradient",
-        ("decoder",),
-        _set("decoder", "tiny", ("own",)),
     ),
     Sacrifice(
         "frozen weights and arithmetic in bfloat16",
