@@ -164,6 +164,8 @@ def _print_system(console: Console, data: Mapping[str, Any], system: Mapping[str
 
 def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]:
     """What a figure cannot be compared without, a line each."""
+    from rpo.evaluation.judges import steps_of
+
     if "runs" in system:
         return [f"runs           {', '.join(system['runs'])}"]
     protocol = data["protocol"]
@@ -179,7 +181,7 @@ def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]
         f"{name} {judge['name']} ({', '.join(h[:10] for h in judge['sha256'].values())})"
         for name, judge in data["judges"].items()
     ]
-    steps = [f"{name} {_steps(j['preprocessing'])}" for name, j in data["judges"].items()]
+    steps = [f"{name} {steps_of(j['preprocessing'])}" for name, j in data["judges"].items()]
     drawn = f'drawn by "{system["drawn"]}", ' if "drawn" in system else ""
     drift = ""
     if "class" in system:
@@ -195,25 +197,6 @@ def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]
         f"seeds          {system['seeds']}; {system['images_per_prompt']} pictures a prompt",
         f"protocol       λ {protocol['lambda']:g}; interval {protocol['interval']}; {rank}",
     ]
-
-
-def _steps(preprocessing: Mapping[str, Any]) -> str:
-    """ "64 x 64 bicubic, crop 64 x 64" of an image processor's settings."""
-    from PIL import Image
-
-    said = []
-    if preprocessing.get("do_resize"):
-        filter_name = Image.Resampling(preprocessing.get("resample", 3)).name.lower()
-        said.append(f"{_extent(preprocessing['size'])} {filter_name}")
-    if preprocessing.get("do_center_crop"):
-        said.append(f"crop {_extent(preprocessing['crop_size'])}")
-    return ", ".join(said) or "as it is"
-
-
-def _extent(size: Mapping[str, int]) -> str:
-    if "shortest_edge" in size:
-        return f"short side {size['shortest_edge']}"
-    return f"{size['height']} x {size['width']}"
 
 
 def _interval(told: Mapping[str, Any], form: str) -> str:

@@ -56,8 +56,10 @@ def section(title: str, intro: str, content: str) -> str:
     return f'<section>\n<h2>{title}</h2>\n<p class="soft">{intro}</p>\n{content}\n</section>'
 
 
-def picture(file: Path, alt: str, caption: str = "", style: str = "") -> str:
-    """A figure with the picture inlined; empty where the file is gone."""
+def picture(
+    file: Path, alt: str, caption: str = "", style: str = "", side: int = EMBEDDED
+) -> str:
+    """A figure with the picture inlined, of at most `side` pixels; empty where the file is gone."""
     if not file.is_file():
         return ""
     try:
@@ -68,7 +70,7 @@ def picture(file: Path, alt: str, caption: str = "", style: str = "") -> str:
             else:
                 buffer = io.BytesIO()
                 small = image.convert("RGB")
-                small.thumbnail((EMBEDDED, EMBEDDED))
+                small.thumbnail((side, side))
                 small.save(buffer, "JPEG", quality=88)
                 kind, data, look = "jpeg", buffer.getvalue(), ""
     except UNREADABLE:

@@ -1,0 +1,308 @@
+"""The paper's tables (arXiv 2407.12164), each as a choice among the lines of a results folder.
+
+A line belongs to a table by its settings, not by its name. The means of a table are over the subjects
+and seeds that all its rows have, so that its columns can be read downwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from rpo.bench.report.about import about
+from rpo.bench.report.measured import (
+    Group,
+    Measured,
+    Place,
+    difference,
+    figure,
+    mean_of,
+    photo_figures,
+    shared_places,
+)
+from rpo.bench.report.published import LAMBDA_FIGURES, METHOD_FIGURES, PHOTOS, Published
+from rpo.config import METHODS
+from rpo.evaluation.metrics import METRICS
+from rpo.evaluation.statistics import Interval
+from rpo.report.tables import Column, Row, Table
+
+HEADLINE_LAMBDA = 0.5  # λ_val of the figures in the paper's abstract
+FIGURES = ("dino", "clip_i", "clip_t", "harmonic")
+Belongs = Callable[[Measured], bool]
+
+
+# --- which line is what ------------------------------------------------------------------
+
+
+def objective(line: Measured) -> str:
+    """The method that a line's losses amount to: RPO without L_pref is the similarity loss."""
+    if line.method == "rpo" and line.setting("training.preference_weight") == 0:
+        return "similarity"
+    if line.method == "rpo" and line.setting("training.similarity_weight") == 0:
+        return "dpo"
+    return line.method
+
+
+def is_rpo(line: Measured, choose: str = "best", mean: str = "harmonic") -> bool:
+    """Whether a line is RPO whose reward takes this mean, judged at this step."""
+    is_one = objective(line) == "rpo" and line.choose == choose
+    return is_one and line.setting("reward.mean") == mean
+
+
+def has_headline_lambda(line: Measured) -> bool:
+    """Whether it validates by the λ of the paper's abstract."""
+    return line.setting("reward.lambda_val") == HEADLINE_LAMBDA
+
+
+def find_headline(lines: Iterable[Measured]) -> Measured | None:
+    """The paper's method with the λ_val of its abstract, else with another, else None."""
+    own = [line for line in lines if is_rpo(line)]
+    return next(filter(has_headline_lambda, own), own[0] if own else None)
+
+
+def is_method(line: Measured) -> bool:
+    """Whether a line is a method as its authors have it, and no ablation of RPO."""
+    if line.choose == "untrained":
+        return True
+    if objective(line) == "rpo":
+        return is_rpo(line)
+    return not (objective(line) == "similarity" and line.choose == "best")
+
+
+# --- tables ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of the paper: its parts as (what the paper calls it, which lines it is).
+
+    A line is a row of the first part that it belongs to. least: rows without which there is no
+    table; lacking: what a suite needs for it.
+    """
+
+    name: str
+    title: str
+    intro: str
+    parts: tuple[tuple[str, Belongs], ...]
+    lacking: str
+    metrics: tuple[str, ...] = FIGURES
+    least: int = 2
+    published: bool = False
+    photos: bool = False
+
+    def rows(self, group: Group) -> list[tuple[str, Measured]]:
+        """Its lines in the order of its parts, each with its name in the paper."""
+        found: dict[str, tuple[str, Measured]] = {}
+        for label, belongs in self.parts:
+            for line in group.lines.values():
+                if belongs(line) and any(m in c.figures for c in line.cells.values() for m in
+                                         self.metrics):
+                    found.setdefault(line.key, (label, line))
+        return list(found.values())
+
+
+PAPER_TABLES = (
+    PaperTable(
+        "table-1",
+        "Table 1: methods",
+        "Every method with its own settings on the same subjects, prompts and first noises.",
+        (
+            ("", lambda line: line.choose == "untrained"),
+            ("", lambda line: is_method(line) and objective(line) != "rpo"),
+            ("", is_rpo),
+        ),
+        "two methods",
+        published=True,
+        photos=True,
+    ),
+    PaperTable(
+        "table-2",
+        "Table 2: what L_pref and early stopping do",
+        "The similarity loss alone, with the preference loss, and both with the step chosen by the "
+        "λ-harmonic reward of the validation pictures.",
+        (
+            ("L_sim alone", lambda x: objective(x) == "similarity" and x.choose == "last"),
+            ("without early stopping", lambda x: is_rpo(x, "last") and has_headline_lambda(x)),
+            (
+                "early stopping without L_pref",
+                lambda x: objective(x) == "similarity" and x.choose == "best",
+            ),
+            ("RPO", lambda x: is_rpo(x) and has_headline_lambda(x)),
+        ),
+        'RPO and similarity, each with choose = ["best", "last"]',
+    ),
+    PaperTable(
+        "table-3-5",
+        "Tables 3 and 5: λ of the validation",
+        "A small λ_val chooses steps that follow the prompt, a large one steps that resemble the "
+        "photos.",
+        tuple((f"λ_val = {lam:g}", lambda x, lam=lam: is_rpo(x) and  # type: ignore[misc]
+               x.setting("reward.lambda_val") == lam) for lam in LAMBDA_FIGURES)
+        + (("another λ_val", is_rpo),),
+        "RPO with two values of reward.lambda_val",
+        published=True,
+    ),
+    PaperTable(
+        "table-6",
+        "Table 6: arithmetic and harmonic mean",
+        "Both alignments of a picture as one reward: the arithmetic mean forgives that one is low.",
+        (
+            ("arithmetic mean", lambda x: is_rpo(x, mean="arithmetic") and has_headline_lambda(x)),
+            ("harmonic mean", lambda x: is_rpo(x) and has_headline_lambda(x)),
+        ),
+        "RPO with reward.mean = arithmetic and with harmonic",
+    ),
+    PaperTable(
+        "table-7",
+        "Table 7: Diffusion-DPO and RPO",
+        "Preferences alone, and with the similarity loss.",
+        (
+            ("Diffusion-DPO", lambda x: objective(x) == "dpo"),
+            ("RPO", lambda x: is_rpo(x) and has_headline_lambda(x)),
+        ),
+        "the methods dpo and rpo",
+    ),
+    PaperTable(
+        "table-8",
+        "Table 8: aesthetic score",
+        "LAION's predictor, about 1 to 10.",
+        (("", is_method),),
+        "the aesthetic judge",
+        metrics=("aesthetic",),
+        least=1,
+        photos=True,
+    ),
+)
+
+
+def has_rows(wanted: PaperTable, group: Group) -> bool:
+    """Whether the group has enough lines for the table, and two parts where it names several."""
+    rows = wanted.rows(group)
+    named = {label for label, _ in rows if label}
+    return len(rows) >= wanted.least and (not named or len(named) > 1)
+
+
+def paper_table(wanted: PaperTable, group: Group) -> Table:
+    """One table of the paper, of what the group has of it."""
+    rows = wanted.rows(group)
+    lines = [line for _, line in rows]
+    places = shared_places(lines)
+    headline = find_headline(lines)
+    named = any(label for label, _ in rows)
+    columns = [Column("", "text")] if named else []
+    columns += [Column("method", "text"), *(metric_column(name) for name in wanted.metrics)]
+    columns += [Column("jobs")]
+    published = {line.key: _published(line) for line in lines} if wanted.published else {}
+    if any(published.values()):
+        columns.append(Column("DINO / CLIP-I / CLIP-T", "text", published=True))
+    strong = [best_lines(lines, metric, places) for metric in wanted.metrics]
+    first = 2 if named else 1
+    body = []
+    for label, line in rows:
+        values = [*([label] if named else []), line.title]
+        values += [figure(line, metric, places) for metric in wanted.metrics]
+        values += [len(line.cells)]
+        if any(published.values()):
+            values.append(str(published[line.key] or ""))
+        marks = frozenset(first + k for k, keys in enumerate(strong) if line.key in keys)
+        body.append(Row(tuple(values), marks, chosen=line is headline))
+    if wanted.photos:
+        photos = photo_figures(group, places)
+        values = [*([""] if named else []), "real photos, with one another"]
+        values += [photos[metric] for metric in wanted.metrics]
+        values += [None]
+        values += [str(PHOTOS)] if any(published.values()) else []
+        body.append(Row(tuple(values)))
+    intro = f"{wanted.intro} Bold is the best of a column, and what is not told apart from it."
+    return Table(
+        wanted.name,
+        wanted.title,
+        intro,
+        tuple(columns),
+        tuple(body),
+        about(group, places),
+        tuple(_notes(lines, places)),
+    )
+
+
+def difference_table(
+    name: str, title: str, pairs: Sequence[tuple[Measured, Measured]], metrics: Sequence[str]
+) -> Table:
+    """Paired differences first - second of each pair, over the places that both have."""
+    rows = []
+    for first, second in pairs:
+        found = [difference(first, second, metric) for metric in metrics]
+        told = tuple(
+            k for k, value in enumerate(found, 1)
+            if isinstance(value, Interval) and not value.low <= 0 <= value.high
+        )
+        count = len({subject for subject, _ in shared_places([first, second])})
+        values = (f"{first.title} \N{MINUS SIGN} {second.title}", *found, count)
+        rows.append(Row(values, frozenset(told)))
+    columns = [Column("difference", "text")]
+    columns += [metric_column(metric, form="+.3f") for metric in metrics]
+    columns += [Column("subjects")]
+    intro = (
+        "Paired by subject, their seeds averaged first, with 95 % bootstrap intervals over "
+        "subjects; bold where the interval leaves out 0."
+    )
+    return Table(name, title, intro, tuple(columns), tuple(rows))
+
+
+def paper_differences(wanted: PaperTable, group: Group) -> Table | None:
+    """RPO less each other row of a table; of rows without it, each pair."""
+    lines = [line for _, line in wanted.rows(group)]
+    headline = find_headline(lines)
+    pairs = (
+        [(headline, line) for line in lines if line is not headline]
+        if headline
+        else list(combinations(lines, 2))
+    )
+    pairs = [pair for pair in pairs if shared_places(pair)]
+    if not pairs:
+        return None
+    title = f"{wanted.title.partition(':')[0]}: paired differences"
+    return difference_table(f"{wanted.name}-differences", title, pairs, wanted.metrics)
+
+
+def metric_column(name: str, form: str = ".3f") -> Column:
+    """The column of a metric, with the direction in which it is better."""
+    metric = METRICS[name]
+    arrow = {"higher": "↑", "lower": "↓"}[metric.better]
+    return Column(f"{metric.title} {arrow}", form=form)
+
+
+def best_lines(lines: Sequence[Measured], metric: str, places: Iterable[Place]) -> set[str]:
+    """The line with the best mean at these places, and those that are not told apart from it."""
+    means = {line.key: figure(line, metric, places) for line in lines}
+    known = [line for line in lines if means[line.key] is not None]
+    if len(known) < 2:
+        return set()
+    sign = 1 if METRICS[metric].better == "higher" else -1
+    best = max(known, key=lambda line: sign * mean_of(means[line.key]))
+    found = {best.key}
+    for line in known:
+        gap = difference(best, line, metric, places)
+        if line is not best and isinstance(gap, Interval) and gap.low <= 0 <= gap.high:
+            found.add(line.key)
+    return found
+
+
+def _published(line: Measured) -> Published | None:
+    if is_rpo(line):
+        return LAMBDA_FIGURES.get(line.setting("reward.lambda_val"))
+    return METHOD_FIGURES.get(line.method) if line.method in METHODS else None
+
+
+def _notes(lines: Sequence[Measured], places: set[Place]) -> Iterable[str]:
+    if not places:
+        yield "No subject and seed is done for every row yet, so that no means can be compared."
+        return
+    left = {line.title: sorted(set(line.cells) - places) for line in lines}
+    for title, more in left.items():
+        if more:
+            yield (
+                f"{title} is done for {len(more)} more of subject and seed, left out here as "
+                "another row lacks them"
+            )
