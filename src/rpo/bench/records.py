@@ -162,7 +162,7 @@ SHAPE: Shape = {
     "trained_parameters": whole,
     "curve": [[number]],
     **dict.fromkeys(("seconds", "figures", "photos"), _FIGURES),
-    **dict.fromkeys(("judges", "protocol", "provenance"), {}),
+    **{name: {} for name in ("judges", "protocol", "provenance")},
     "judged": [
         {
             **dict.fromkeys(("choose", "title", "folder"), str),
@@ -220,16 +220,12 @@ def from_record(record: Mapping[str, Any]) -> JobResult:
         )
         for item in record["judged"]
     )
-    return JobResult(
-        job=job,
-        **{key: record[key] for key in ("status", "error", "steps", "trained_parameters")},
-        curve=tuple(tuple(point) for point in record["curve"]),
-        judged=judged,
-        **{
-            key: dict(record[key])
-            for key in ("seconds", "figures", "photos", "judges", "protocol", "provenance")
-        },
-    )
+    plain = ("status", "error", "steps", "trained_parameters")
+    tables = ("seconds", "figures", "photos", "judges", "protocol", "provenance")
+    values: dict[str, Any] = {name: record[name] for name in plain}
+    values |= {name: dict(record[name]) for name in tables}
+    curve = tuple(tuple(point) for point in record["curve"])
+    return JobResult(job=job, curve=curve, judged=judged, **values)
 
 
 def write_result(folder: Path, result: JobResult) -> Path:
