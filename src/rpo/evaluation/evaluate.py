@@ -32,6 +32,7 @@ from rpo.evaluation.dreambench import (
 )
 from rpo.evaluation.judges import AESTHETIC_CLIP, Judges, default_judges, load_judges
 from rpo.evaluation.scoring import Row, Scorer, compare, summarise, summarise_photos
+from rpo.evaluation.statistics import rounded
 from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.runs.environment import versions
 from rpo.runs.folder import check_free, expanded, naming_full_disk, next_free
@@ -118,7 +119,7 @@ def evaluate(
             cases, suite, judges, images_per_prompt or IMAGES_PER_PROMPT, path, tell
         )
     about = {name: dict(judge.about) for name, judge in judges.named()}
-    data = _rounded({"versions": versions(), "judges": about, **found})
+    data = rounded({"versions": versions(), "judges": about, **found})
     _write(path, data)
     return Evaluation(path, data)
 
@@ -351,12 +352,3 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
 
 def _naming_full_disk(path: Path) -> Any:
     return naming_full_disk(path, "free some space, or name another folder by --out")
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six digits, which is more than the arithmetic has."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
