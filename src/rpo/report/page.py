@@ -56,9 +56,7 @@ def section(title: str, intro: str, content: str) -> str:
     return f'<section>\n<h2>{title}</h2>\n<p class="soft">{intro}</p>\n{content}\n</section>'
 
 
-def picture(
-    file: Path, alt: str, caption: str = "", style: str = "", side: int = EMBEDDED
-) -> str:
+def picture(file: Path, alt: str, caption: str = "", style: str = "", side: int = EMBEDDED) -> str:
     """A figure with the picture inlined, of at most `side` pixels; empty where the file is gone."""
     if not file.is_file():
         return ""

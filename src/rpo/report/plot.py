@@ -111,8 +111,7 @@ def place_labels(
         ]
         boxes = [(a, b - LINE + 4, a + wide, b + 4) for a, b in sides]
         costs = [
-            sum(_overlap(box, other) for other in taken) + 5 * _outside(box, frame)
-            for box in boxes
+            sum(_overlap(box, other) for other in taken) + 5 * _outside(box, frame) for box in boxes
         ]
         best = costs.index(min(costs))
         taken.append(boxes[best])

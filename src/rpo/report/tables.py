@@ -76,7 +76,10 @@ def cell_text(value: Value, form: str) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form).replace("-", MINUS)
+    text = format(value, form)
+    if not text.strip("+-0."):  # that it is a little below 0 is not told by three digits
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
 
 
 # --- Markdown ----------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from rpo.report.chart import ticks
 from rpo.report.plot import Bundle, Mark, curve_panel, forest, mean_curve, scatter
 
 PLANES = (("dino", "clip_t"), ("clip_i", "clip_t"))
-STYLES = 9  # classes line-0 … of results.css; line-0 is RPO's
+STYLES = 13  # classes line-0 … of results.css; line-0 is RPO's
+MOST_POINTS = 6  # of one plane, where there are methods and variants of RPO
 TILE = 160  # pixels that a picture of a sheet is inlined with
 GALLERY = 6  # subjects a skill
 STRIDE = 4  # test prompts between those of two subjects of the sheet
@@ -56,25 +57,46 @@ def styles(group: Group) -> dict[str, str]:
 
 
 def planes(group: Group, name: str) -> str:
-    """DINO and CLIP-I against CLIP-T: every line as a point with its ellipse, and the front."""
-    plots = [_plane(group, x, y, f"{name}-{x}") for x, y in PLANES]
-    return f'<div class="planes">{"".join(f"<div class=panel>{plot}</div>" for plot in plots)}</div>'
+    """DINO and CLIP-I against CLIP-T: the methods, then RPO and what is left of it without a part."""
+    lines = list(group.lines.values())
+    methods = [line for line in lines if is_method(line)]
+    variants = [line for line in lines if objective(line) in ("rpo", "similarity")]
+    if len(lines) <= MOST_POINTS or len(variants) < 2:
+        return _pair(group, lines, name)
+    return (
+        f"<h3>Methods</h3>{_pair(group, methods, f'{name}-m')}"
+        f"<h3>RPO and its parts</h3>{_pair(group, variants, f'{name}-v')}"
+    )
 
 
-def _plane(group: Group, x: str, y: str, name: str) -> str:
-    style, places = styles(group), shared_places(group.lines.values())
+def _pair(group: Group, lines: Sequence[Measured], name: str) -> str:
+    style, places = styles(group), shared_places(lines)
+    panels = [_plane(lines, style, places, x, y, f"{name}-{x}") for x, y in PLANES]
+    return (
+        f'<div class="planes">{"".join(f"<div class=panel>{p}</div>" for p in panels if p)}</div>'
+    )
+
+
+def _plane(
+    lines: Sequence[Measured],
+    style: Mapping[str, str],
+    places: set[Place],
+    x: str,
+    y: str,
+    name: str,
+) -> str:
+    """Every line as a point with its ellipse over these places, and the Pareto front."""
     marks = []
-    for line in group.lines.values():
-        own = {m: by_subject(line, m, places or line.cells) for m in (x, y)}
+    for line in lines:
+        own = {m: by_subject(line, m, places) for m in (x, y)}
         pairs = [(own[x][subject], own[y][subject]) for subject in own[x] if subject in own[y]]
         if not pairs:
             continue
         at = (sum(p[0] for p in pairs) / len(pairs), sum(p[1] for p in pairs) / len(pairs))
         told = f"{METRICS[x].title} {at[0]:.3f}, {METRICS[y].title} {at[1]:.3f}"
-        note = f"{line.title}: {told}, {len(pairs)} subjects"
-        marks.append(
-            Mark(printable(line.title), style[line.key], at, note, confidence_ellipse(pairs))
-        )
+        note = f"{printable(line.title)}: {told}, {len(pairs)} subjects"
+        name_of = printable(line.title)
+        marks.append(Mark(name_of, style[line.key], at, note, confidence_ellipse(pairs)))
     if not marks:
         return ""
     points = [mark.at for mark in marks]
@@ -104,7 +126,9 @@ def forests(found: Sequence[Finding], metrics: Sequence[str]) -> str:
             value = (finding.differences or {}).get(metric)
             interval = value if isinstance(value, Interval) else None
             rows.append((str(number), interval, verdict_style(interval)))
-        panels.append(f'<div class="panel">{forest(rows, 300, extent, METRICS[metric].title)}</div>')
+        panels.append(
+            f'<div class="panel">{forest(rows, 300, extent, METRICS[metric].title)}</div>'
+        )
     return f'<div class="forests">{"".join(panels)}</div>'
 
 
@@ -197,21 +221,22 @@ def gallery(root: Path, group: Group) -> str:
     lines = _compared(group)
     if not lines:
         return ""
-    seats = _seats(lines)
-    found: dict[str, list[str]] = {}
-    for k, place in enumerate(seats):
-        cell = next(line.cells[place] for line in lines if place in line.cells)
-        by_skill: dict[str, list[Shown]] = {}
-        for prompt in cell.prompts:
-            by_skill.setdefault(prompt.skill, []).append(prompt)
-        for skill, prompts in by_skill.items():
-            cards = found.setdefault(skill, [])
-            if len(cards) < GALLERY:
-                cards.append(_card(root, lines, place, cell, prompts[k % len(prompts)]))
-    return "".join(
-        f'<h3 class="skill">{escape(printable(skill))}</h3><div class="pairs">{"".join(cards)}</div>'
-        for skill, cards in found.items()
-    )
+    parts, turn = [], 0
+    seats = [
+        (place, next(line.cells[place] for line in lines if place in line.cells))
+        for place in _seats(lines)
+    ]
+    for skill in skills_of(group.lines):
+        asked = [(place, c) for place, c in seats if any(p.skill == skill for p in c.prompts)]
+        start = turn % max(len(asked), 1)  # another skill shows other subjects
+        cards = []
+        for k, (place, cell) in enumerate([*asked[start:], *asked[:start]][:GALLERY]):
+            prompts = [prompt for prompt in cell.prompts if prompt.skill == skill]
+            cards.append(_card(root, lines, place, cell, prompts[k % len(prompts)]))
+        turn += len(cards)
+        title = f'<h3 class="skill">{escape(printable(skill))}</h3>'
+        parts.append(f'{title}<div class="pairs">{"".join(cards)}</div>' if cards else "")
+    return "".join(parts)
 
 
 def _compared(group: Group) -> list[Measured]:
@@ -225,19 +250,14 @@ def _compared(group: Group) -> list[Measured]:
     return [*ordered[:3], *([headline] if headline else [])]
 
 
-def _card(
-    root: Path, lines: Sequence[Measured], place: Place, cell: Cell, prompt: Shown
-) -> str:
+def _card(root: Path, lines: Sequence[Measured], place: Place, cell: Cell, prompt: Shown) -> str:
     words = prompt.template.replace("{}", cell.noun)
     tiles = [_photo(root, lines, place[0], "photo")]
     tiles += [_tile(root, line, place, prompt, words, line.title) for line in lines]
-    title = f"{printable(words)} <small>{escape(printable(place[0]))}</small>"
+    name = f"<small>{escape(printable(place[0]))}</small>"
     return (
-        f'<div class="pair"><h3>{escape(printable(words))} '
-        f"<small>{escape(printable(place[0]))}</small></h3>"
+        f'<div class="pair"><h3>{escape(printable(words))} {name}</h3>'
         f'<div class="trio">{"".join(tiles)}</div></div>'
-        if title
-        else ""
     )
 
 
@@ -258,7 +278,9 @@ def _photo(root: Path, lines: Sequence[Measured], subject: str, caption: str = "
         folder = inside(root, f"{RUNS}/{job}/images/photos")
         for file in sorted(folder.glob("*.png")) if folder else ():
             checked = inside(root, str(file.relative_to(root)))
-            shown = page.picture(checked, f"photo of {subject}", caption, "", TILE) if checked else ""
+            shown = (
+                page.picture(checked, f"photo of {subject}", caption, "", TILE) if checked else ""
+            )
             if shown:
                 return shown
     return _blank(caption)

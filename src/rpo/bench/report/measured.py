@@ -58,10 +58,11 @@ class Cell:
 class Measured:
     """A line of the tables: what it is, and its cells by subject and seed.
 
-    settings: what the row changes over its method's own. failed: error by subject and seed.
+    row: of the suite. settings: what the row changes over its method's own.
     """
 
     key: str
+    row: str
     title: str
     method: str
     model: str
@@ -84,7 +85,7 @@ class Measured:
 class Failure:
     """A job that failed, and why."""
 
-    job: str
+    row: str
     title: str
     subject: str
     seed: int
@@ -93,12 +94,16 @@ class Failure:
 
 @dataclass
 class Group:
-    """The lines that can be compared: of one base model, seen by the same judges in one way."""
+    """The lines that can be compared: of one base model, seen by the same judges in one way.
+
+    failed: row, subject and seed of every job that failed.
+    """
 
     model: str
     judges: Mapping[str, Any]
     protocol: Mapping[str, Any]
     lines: dict[str, Measured] = field(default_factory=dict)
+    failed: set[tuple[str, Place]] = field(default_factory=set)
 
 
 @dataclass
@@ -120,7 +125,7 @@ def read(folder: Path) -> Results:
     for result in read_results(folder):
         job = result.job
         if result.status == "failed":
-            failure = Failure(job.id, job.title, job.subject, job.seed, result.error)
+            failure = Failure(job.row, job.title, job.subject, job.seed, result.error)
             found.failures.append(failure)
             continue
         found.done += 1
@@ -133,6 +138,8 @@ def read(folder: Path) -> Results:
         for line in lines(iter([result])):
             _add(group.lines, line)
     found.groups = [group for group in groups.values() if group.lines]
+    for group in found.groups:
+        group.failed = {(f.row, (f.subject, f.seed)) for f in found.failures}
     if not found.groups:
         why = f"; the first failed with: {found.failures[0].error}" if found.failures else ""
         raise UserError(f"{folder}: no job of it is done{why or '; run `rpo bench` first'}")
@@ -143,7 +150,9 @@ def _add(known: dict[str, Measured], line: Line) -> None:
     job, judged = line.result.job, line.judged
     own = known.setdefault(
         line.key,
-        Measured(line.key, judged.title, job.method, job.model, judged.choose, job.settings),
+        Measured(
+            line.key, job.row, judged.title, job.method, job.model, judged.choose, job.settings
+        ),
     )
     own.trained_parameters = line.result.trained_parameters
     own.cells[job.subject, job.seed] = _cell(line.result, line)

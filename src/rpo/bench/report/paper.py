@@ -28,6 +28,7 @@ from rpo.evaluation.statistics import Interval
 from rpo.report.tables import Column, Row, Table
 
 HEADLINE_LAMBDA = 0.5  # λ_val of the figures in the paper's abstract
+MOST_NOTES = 12  # lines on what is left out of a table
 FIGURES = ("dino", "clip_i", "clip_t", "harmonic")
 Belongs = Callable[[Measured], bool]
 
@@ -70,6 +71,26 @@ def is_method(line: Measured) -> bool:
     return not (objective(line) == "similarity" and line.choose == "best")
 
 
+def in_order(lines: Iterable[Measured]) -> list[Measured]:
+    """Untrained ones, other methods, then RPO's variants by λ_val; the last step before the best."""
+
+    def place(line: Measured) -> tuple:
+        is_rpo_too = objective(line) == "rpo"
+        lam = line.setting("reward.lambda_val") if is_rpo_too else 0
+        methods = ["", *METHODS]
+        known = methods.index(objective(line)) if objective(line) in methods else len(methods)
+        return (
+            line.choose != "untrained",
+            is_rpo_too,
+            known,
+            str(lam),
+            line.choose == "best",
+            line.key,
+        )
+
+    return sorted(lines, key=place)
+
+
 # --- tables ------------------------------------------------------------------------------
 
 
@@ -96,8 +117,9 @@ class PaperTable:
         found: dict[str, tuple[str, Measured]] = {}
         for label, belongs in self.parts:
             for line in group.lines.values():
-                if belongs(line) and any(m in c.figures for c in line.cells.values() for m in
-                                         self.metrics):
+                if belongs(line) and any(
+                    m in c.figures for c in line.cells.values() for m in self.metrics
+                ):
                     found.setdefault(line.key, (label, line))
         return list(found.values())
 
@@ -137,8 +159,16 @@ PAPER_TABLES = (
         "Tables 3 and 5: λ of the validation",
         "A small λ_val chooses steps that follow the prompt, a large one steps that resemble the "
         "photos.",
-        tuple((f"λ_val = {lam:g}", lambda x, lam=lam: is_rpo(x) and  # type: ignore[misc]
-               x.setting("reward.lambda_val") == lam) for lam in LAMBDA_FIGURES)
+        tuple(
+            (
+                f"λ_val = {lam:g}",
+                lambda x, lam=lam: (
+                    is_rpo(x)  # type: ignore[misc]
+                    and x.setting("reward.lambda_val") == lam
+                ),
+            )
+            for lam in LAMBDA_FIGURES
+        )
         + (("another λ_val", is_rpo),),
         "RPO with two values of reward.lambda_val",
         published=True,
@@ -222,7 +252,7 @@ def paper_table(wanted: PaperTable, group: Group) -> Table:
         tuple(columns),
         tuple(body),
         about(group, places),
-        tuple(_notes(lines, places)),
+        tuple(_notes(lines, places, group.failed)),
     )
 
 
@@ -234,7 +264,8 @@ def difference_table(
     for first, second in pairs:
         found = [difference(first, second, metric) for metric in metrics]
         told = tuple(
-            k for k, value in enumerate(found, 1)
+            k
+            for k, value in enumerate(found, 1)
             if isinstance(value, Interval) and not value.low <= 0 <= value.high
         )
         count = len({subject for subject, _ in shared_places([first, second])})
@@ -295,14 +326,20 @@ def _published(line: Measured) -> Published | None:
     return METHOD_FIGURES.get(line.method) if line.method in METHODS else None
 
 
-def _notes(lines: Sequence[Measured], places: set[Place]) -> Iterable[str]:
+def _notes(
+    lines: Sequence[Measured], places: set[Place], failed: set[tuple[str, Place]]
+) -> Iterable[str]:
+    """Which subjects and seeds the means leave out, and for whose lack."""
     if not places:
         yield "No subject and seed is done for every row yet, so that no means can be compared."
         return
-    left = {line.title: sorted(set(line.cells) - places) for line in lines}
-    for title, more in left.items():
-        if more:
-            yield (
-                f"{title} is done for {len(more)} more of subject and seed, left out here as "
-                "another row lacks them"
-            )
+    left = sorted({place for line in lines for place in line.cells} - places)
+    for subject, seed in left[:MOST_NOTES]:
+        lacking = [
+            f"{line.title} ({'failed' if (line.row, (subject, seed)) in failed else 'not done'})"
+            for line in lines
+            if (subject, seed) not in line.cells
+        ]
+        yield f"Left out of the means: {subject}, seed {seed}, for want of {', '.join(lacking)}"
+    if len(left) > MOST_NOTES:
+        yield f"and {len(left) - MOST_NOTES} more of subject and seed, for the like"

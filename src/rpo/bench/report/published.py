@@ -1,4 +1,4 @@
-"""Figures that others published: real photographs, other models. They stand in a column of their own.
+"""Figures that others published, of photographs and other models: in a column of their own.
 
 DreamBench, 30 subjects x 25 prompts x 4 pictures. Judges and backbones are their authors', so that
 none can be compared with a figure measured here.

@@ -9,12 +9,14 @@ from typing import Literal
 from rpo.bench.report.measured import Estimate, Group, Measured, difference, shared_places
 from rpo.bench.report.paper import (
     FIGURES,
+    HEADLINE_LAMBDA,
     Belongs,
     find_headline,
     has_headline_lambda,
     is_rpo,
     objective,
 )
+from rpo.bench.report.published import LAMBDA_FIGURES, METHOD_FIGURES
 from rpo.evaluation.metrics import METRICS
 from rpo.evaluation.statistics import Interval
 from rpo.report.page import duration
@@ -23,7 +25,9 @@ from rpo.report.tables import cell_text
 DECIDING = "harmonic"  # the figure that a verdict is by: named before anything was measured
 FEW = 10  # subjects, below which bootstrap intervals are too narrow
 
-Verdict = Literal["supported", "not told apart", "contradicted", "one subject alone", "not measured"]
+Verdict = Literal[
+    "supported", "not told apart", "contradicted", "one subject alone", "not measured"
+]
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,9 @@ CLAIMS = (
     Claim(
         "dreambooth",
         "RPO beats DreamBooth, with a few drawn pictures instead of a thousand",
-        "32 pictures drawn by the base model, 3 % of DreamBooth's about 1000, give .652 / .833 / .314 "
-        "in DINO, CLIP-I and CLIP-T on SD 2.1, where DreamBooth's published figures on SD 1.5 are "
-        ".668 / .803 / .305 (Table 1)",
+        "with 32 pictures drawn by the base model, 3 % of DreamBooth's about 1000, DINO, CLIP-I and "
+        f"CLIP-T are {LAMBDA_FIGURES[HEADLINE_LAMBDA]}, beside DreamBooth's published "
+        f"{METHOD_FIGURES['dreambooth']} (Table 1)",
         lambda line: line.method == "dreambooth",
         "the method dreambooth",
     ),
@@ -101,7 +105,7 @@ class Finding:
         }
         subjects = "subject" if count == 1 else "subjects"
         text = (
-            f"{self.first.title} less {self.second.title}, over {count} {subjects} (seeds {seeds}): "
+            f"{self.first.title} less {self.second.title}, {count} {subjects}, seeds {seeds}: "
             f"{told.pop(DECIDING)}. Besides: {', '.join(told.values())}. "
         )
         if 1 < count < FEW:
