@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rpo.about import __version__
+from rpo.cli.bench import batch, bench
 from rpo.cli.check import check
 from rpo.cli.evaluate import evaluate_command
 from rpo.cli.export import export_command
@@ -60,6 +61,8 @@ app.command()(train)
 app.command()(generate)
 app.command("export")(export_command)
 app.command("evaluate")(evaluate_command)
+app.command()(bench)
+app.command()(batch)
 app.command()(check)
 
 
