@@ -19,6 +19,7 @@ from rpo.cli.export import export_command
 from rpo.cli.generate import generate
 from rpo.cli.output import LastingOutput
 from rpo.cli.plan import plan
+from rpo.cli.report import report
 from rpo.cli.train import Interruption, demo, train
 from rpo.errors import UserError, printable
 
@@ -63,6 +64,7 @@ app.command("export")(export_command)
 app.command("evaluate")(evaluate_command)
 app.command()(bench)
 app.command()(batch)
+app.command()(report)
 app.command()(check)
 
 

@@ -73,6 +73,20 @@ def picture(file: Path, alt: str, caption: str = "", style: str = "", side: int 
                 kind, data, look = "jpeg", buffer.getvalue(), ""
     except UNREADABLE:
         return f"<figure><figcaption>{escape(file.name)} cannot be read</figcaption></figure>"
+    return _figure(kind, data, size, look, alt, caption, style)
+
+
+def figure(image: Image.Image, alt: str, caption: str = "", side: int = EMBEDDED) -> str:
+    """As `picture`, of a picture in memory."""
+    buffer, small = io.BytesIO(), image.convert("RGB")
+    small.thumbnail((side, side))
+    small.save(buffer, "JPEG", quality=88)
+    return _figure("jpeg", buffer.getvalue(), small.size, "", alt, caption, "")
+
+
+def _figure(
+    kind: str, data: bytes, size: tuple[int, int], look: str, alt: str, caption: str, style: str
+) -> str:
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (

@@ -6,11 +6,10 @@ prompt 4 k, counted round, the first picture of the first seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from rpo.bench.records import RUNS
 from rpo.bench.report.measured import (
     Cell,
     Group,
@@ -30,6 +29,9 @@ from rpo.evaluation.statistics import Interval
 from rpo.report import page
 from rpo.report.chart import ticks
 from rpo.report.plot import Bundle, Mark, curve_panel, forest, mean_curve, scatter
+
+Photos = Callable[[str, str], str]
+"""A figure of a subject's photo, by its name and the caption; "" where there is none."""
 
 PLANES = (("dino", "clip_t"), ("clip_i", "clip_t"))
 STYLES = 13  # classes line-0 … of results.css; line-0 is RPO's
@@ -57,7 +59,7 @@ def styles(group: Group) -> dict[str, str]:
 
 
 def planes(group: Group, name: str) -> str:
-    """DINO and CLIP-I against CLIP-T: the methods, then RPO and what is left of it without a part."""
+    """DINO and CLIP-I against CLIP-T: the methods, then RPO and what it is without a part."""
     lines = list(group.lines.values())
     methods = [line for line in lines if is_method(line)]
     variants = [line for line in lines if objective(line) in ("rpo", "similarity")]
@@ -179,7 +181,7 @@ def reward_curves(group: Group) -> str:
 # --- pictures ----------------------------------------------------------------------------
 
 
-def contact_sheet(root: Path, group: Group) -> str:
+def contact_sheet(root: Path, group: Group, photos: Photos) -> str:
     """A row a subject: a photo, and the same prompt and seed by every line."""
     lines = [line for line in group.lines.values() if any(c.folder for c in line.cells.values())]
     if not lines:
@@ -193,7 +195,7 @@ def contact_sheet(root: Path, group: Group) -> str:
             continue
         prompt = cell.prompts[STRIDE * k % len(cell.prompts)]
         words = prompt.template.replace("{}", cell.noun)
-        tiles = [_photo(root, lines, subject)]
+        tiles = [photos(subject, "") or _blank("")]
         tiles += [_tile(root, line, (subject, seed), prompt, words) for line in lines]
         name = f"<th>{escape(printable(subject))}<small>{escape(printable(words))}</small></th>"
         rows.append(f"<tr>{name}{''.join(f'<td>{tile}</td>' for tile in tiles)}</tr>")
@@ -216,7 +218,7 @@ def _seats(lines: Sequence[Measured]) -> list[Place]:
     ]
 
 
-def gallery(root: Path, group: Group) -> str:
+def gallery(root: Path, group: Group, photos: Photos) -> str:
     """For each skill some subjects: a photo, and one prompt by the base model, rivals and RPO."""
     lines = _compared(group)
     if not lines:
@@ -232,7 +234,7 @@ def gallery(root: Path, group: Group) -> str:
         cards = []
         for k, (place, cell) in enumerate([*asked[start:], *asked[:start]][:GALLERY]):
             prompts = [prompt for prompt in cell.prompts if prompt.skill == skill]
-            cards.append(_card(root, lines, place, cell, prompts[k % len(prompts)]))
+            cards.append(_card(root, lines, place, cell, prompts[k % len(prompts)], photos))
         turn += len(cards)
         title = f'<h3 class="skill">{escape(printable(skill))}</h3>'
         parts.append(f'{title}<div class="pairs">{"".join(cards)}</div>' if cards else "")
@@ -250,9 +252,16 @@ def _compared(group: Group) -> list[Measured]:
     return [*ordered[:3], *([headline] if headline else [])]
 
 
-def _card(root: Path, lines: Sequence[Measured], place: Place, cell: Cell, prompt: Shown) -> str:
+def _card(
+    root: Path,
+    lines: Sequence[Measured],
+    place: Place,
+    cell: Cell,
+    prompt: Shown,
+    photos: Photos,
+) -> str:
     words = prompt.template.replace("{}", cell.noun)
-    tiles = [_photo(root, lines, place[0], "photo")]
+    tiles = [photos(place[0], "photo") or _blank("photo")]
     tiles += [_tile(root, line, place, prompt, words, line.title) for line in lines]
     name = f"<small>{escape(printable(place[0]))}</small>"
     return (
@@ -269,21 +278,6 @@ def _tile(
     file = inside(root, f"{cell.folder}/{prompt.number:02d}-1.png") if cell else None
     shown = page.picture(file, f"{words}, by {line.title}", caption, "", TILE) if file else ""
     return shown or _blank(caption)
-
-
-def _photo(root: Path, lines: Sequence[Measured], subject: str, caption: str = "") -> str:
-    """The subject's first photo, by a run folder that is still there."""
-    jobs = [c.job for line in lines for place, c in line.cells.items() if place[0] == subject]
-    for job in dict.fromkeys(jobs):
-        folder = inside(root, f"{RUNS}/{job}/images/photos")
-        for file in sorted(folder.glob("*.png")) if folder else ():
-            checked = inside(root, str(file.relative_to(root)))
-            shown = (
-                page.picture(checked, f"photo of {subject}", caption, "", TILE) if checked else ""
-            )
-            if shown:
-                return shown
-    return _blank(caption)
 
 
 def _blank(caption: str) -> str:

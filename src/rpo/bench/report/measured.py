@@ -1,7 +1,7 @@
 """A results folder as tables need it: lines of cells, what failed, and estimates over subjects.
 
-A line is what `rpo.bench.records` calls one: a row of the suite and the step of it that was judged. A
-cell of it is one subject and seed. Its seeds are averaged first, and intervals are over subjects.
+A line is what `rpo.bench.records` calls one: a row of the suite and the step of it that was judged.
+A cell of it is one subject and seed. Seeds are averaged first, and intervals are over subjects.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpo.bench.records import JobResult, Line, lines, read_results
+from rpo.bench.order import job_id
+from rpo.bench.records import DONE, JOBS, SUITE, JobResult, Line, lines, read_results
+from rpo.bench.suite import BenchSuite, read_suite
 from rpo.config import Config, value_of
-from rpo.errors import UserError
+from rpo.errors import UserError, printable
 from rpo.evaluation.metrics import METRICS
 from rpo.evaluation.scoring import means_of
 from rpo.evaluation.statistics import Interval, bootstrap_interval
+from rpo.reading import Shape, every, misfit, whole
 
 Place = tuple[str, int]  # subject and seed
 Estimate = Interval | float | None
@@ -108,9 +111,15 @@ class Group:
 
 @dataclass
 class Results:
-    """All that a results folder says."""
+    """All that a results folder says.
+
+    suite: what was asked for, where its file is there. missing: how many of its jobs are neither
+    done nor failed. seconds: of all jobs together.
+    """
 
     path: Path
+    suite: BenchSuite | None = None
+    missing: int = 0
     groups: list[Group] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     done: int = 0
@@ -120,30 +129,78 @@ class Results:
 
 def read(folder: Path) -> Results:
     """Reads every result once. UserError for a folder without one, or a damaged one in it."""
-    found = Results(folder)
+    file = folder / SUITE
+    found = Results(folder, read_suite(file) if file.is_file() else None)
     groups: dict[str, Group] = {}
+    seen: set[str] = set()
     for result in read_results(folder):
         job = result.job
+        seen.add(job.id)
         if result.status == "failed":
             failure = Failure(job.row, job.title, job.subject, job.seed, result.error)
             found.failures.append(failure)
             continue
+        _check(folder, result)
         found.done += 1
         found.seconds += result.seconds.get("total", 0.0)
         found.provenances.append(result.provenance)
-        told = [job.model, result.judges, result.protocol]
-        group = groups.setdefault(
-            json.dumps(told, sort_keys=True), Group(job.model, result.judges, result.protocol)
-        )
+        key = json.dumps([job.model, result.judges, result.protocol], sort_keys=True)
+        group = groups.setdefault(key, Group(job.model, result.judges, result.protocol))
         for line in lines(iter([result])):
             _add(group.lines, line)
-    found.groups = [group for group in groups.values() if group.lines]
+    found.groups = _joined([group for group in groups.values() if group.lines])
     for group in found.groups:
         group.failed = {(f.row, (f.subject, f.seed)) for f in found.failures}
     if not found.groups:
-        why = f"; the first failed with: {found.failures[0].error}" if found.failures else ""
-        raise UserError(f"{folder}: no job of it is done{why or '; run `rpo bench` first'}")
+        why = "; run `rpo bench` first"
+        if found.failures:
+            why = f"; the first that failed: {found.failures[0].error}"
+        raise UserError(f"{folder}: nothing in it is done and judged{why}")
+    if found.suite:
+        asked = {job_id(row.name, entry.name, seed) for row, entry, seed in found.suite.cells()}
+        found.missing = len(asked - seen)
     return found
+
+
+_JUDGES: Shape = every(
+    {
+        "name": str,
+        "sha256": every(str),
+        "preprocessing": {
+            "resample": lambda value: "" if value in range(6) else "one of PIL's filters, 0 to 5",
+            "size": every(whole),
+            "crop_size": every(whole),
+        },
+    }
+)
+LARGEST = 1e6  # of a figure: cosines, ranks and scores are far below, and it can be squared
+
+
+def _check(folder: Path, result: JobResult) -> None:
+    """Raises UserError for what is read here and has a shape that the records leave open."""
+    wrong = misfit(result.judges, _JUDGES, "judges")
+    tables = [result.photos, *(judged.summary for judged in result.judged)]
+    tables += [row.figures for judged in result.judged for row in judged.pictures]
+    values = [value for table in tables for value in table.values()]
+    values += [value for point in result.curve for value in point]
+    if not wrong and any(abs(value) > LARGEST for value in values):
+        wrong = f"no figure can be above {LARGEST:g}"
+    if not wrong and any(len(point) != 4 for point in result.curve):
+        wrong = "curve must be of step, reward, image and text alignment"
+    if wrong:
+        file = folder / JOBS / f"{result.job.id}{DONE}"
+        raise UserError(f"{printable(file)}: damaged ({wrong}); delete it, and run the suite again")
+
+
+def _joined(groups: list[Group]) -> list[Group]:
+    """Given pictures have no base model: they join those whose judges saw both in one way."""
+    own = [group for group in groups if group.model]
+    for given in (group for group in groups if not group.model):
+        same = [g for g in own if (g.judges, g.protocol) == (given.judges, given.protocol)]
+        for group in same:
+            group.lines |= given.lines
+        own += [] if same else [given]
+    return own
 
 
 def _add(known: dict[str, Measured], line: Line) -> None:

@@ -12,22 +12,24 @@ from typing import Any
 from rpo.about import ASSETS
 from rpo.bench.report import figures
 from rpo.bench.report.about import about
+from rpo.bench.report.figures import Photos
 from rpo.bench.report.measured import Failure, Group, Measured, Results, figure
 from rpo.bench.report.paper import (
     FIGURES,
-    PAPER_TABLES,
     difference_table,
     has_rows,
     in_order,
     metric_column,
     paper_differences,
     paper_table,
+    tables_of,
 )
 from rpo.bench.report.story import Finding, findings
+from rpo.bench.suite import BenchSuite
 from rpo.errors import printable
 from rpo.evaluation.metrics import METRICS
 from rpo.report.page import duration, section
-from rpo.report.tables import Column, Row, Table, to_html, to_markdown
+from rpo.report.tables import Column, Row, Table, Value, to_html, to_markdown
 
 STYLES = (ASSETS / "report.css", ASSETS / "results.css")
 
@@ -52,13 +54,14 @@ class GroupReport:
         return [table for table in found if table is not None]
 
 
-def report_on(group: Group) -> GroupReport:
+def report_on(group: Group, suite: BenchSuite | None = None) -> GroupReport:
     """Computes every table of a group; no picture is read."""
     group = replace(group, lines={line.key: line for line in in_order(group.lines.values())})
-    present = [wanted for wanted in PAPER_TABLES if has_rows(wanted, group)]
+    tables = tables_of(suite)
+    present = [wanted for wanted in tables if has_rows(wanted, group)]
     absent = [
         f"{wanted.title.partition(':')[0]} needs {wanted.lacking}"
-        for wanted in PAPER_TABLES
+        for wanted in tables
         if wanted not in present
     ]
     story = findings(group)
@@ -110,7 +113,7 @@ def _everything_table(group: Group) -> Table:
     for line in lines:
         seconds = [cell.seconds for cell in line.cells.values() if cell.seconds]
         steps = [cell.step for cell in line.cells.values()]
-        values = [line.title, line.key, len(line.subjects), len(line.cells)]
+        values: list[Value] = [line.title, line.key, len(line.subjects), len(line.cells)]
         values += [figure(line, metric, line.cells) for metric in metrics]
         values += [
             sum(steps) / len(steps),
@@ -141,7 +144,7 @@ def _all_places(lines: Iterable[Measured]) -> set[tuple[str, int]]:
 
 def to_page_markdown(results: Results, reports: Sequence[GroupReport]) -> str:
     """All tables, the story and the failures as one Markdown text."""
-    lines = ["# Results", "", f"{_counted(results)}", ""]
+    lines = [f"# {_marked(_title(results))}", "", _counted(results), ""]
     for report in reports:
         if len(reports) > 1:
             lines += [f"# {_marked(_name(report.group))}", ""]
@@ -173,23 +176,31 @@ def _sentence(says: str) -> str:
 
 def _counted(results: Results) -> str:
     count = f"{results.done} jobs done" if results.done != 1 else "1 job done"
+    missing = f", {results.missing} not done yet" if results.missing else ""
     failed = len(results.failures)
-    return f"{count}, {failed} failed; {duration(results.seconds)} of work."
+    return f"{count}, {failed} failed{missing}; {duration(results.seconds)} of work."
+
+
+def _title(results: Results) -> str:
+    return printable(results.suite.title if results.suite else results.path.resolve().name)
 
 
 # --- the page ----------------------------------------------------------------------------
 
 
-def render_page(results: Results, reports: Sequence[GroupReport]) -> str:
-    """The page as text: no script, no address to fetch, every picture inlined."""
+def render_page(results: Results, reports: Sequence[GroupReport], photos: Photos) -> str:
+    """The page as text: no script, no address to fetch, every picture inlined.
+
+    photos: an HTML figure of a subject's photo, by its name and the caption; "" for none.
+    """
     body = [_header(results, reports), _failures(results.failures)]
     for number, report in enumerate(reports):
         if len(reports) > 1:
             body.append(f'<h1 class="group">{escape(printable(_name(report.group)))}</h1>')
-        body += _group_sections(results.path, report, f"p{number}")
+        body += _group_sections(results.path, report, f"p{number}", photos)
     body.append(_provenance(results))
     style = "".join(file.read_text(encoding="utf-8") for file in STYLES)
-    name = escape(printable(results.path.resolve().name))
+    name = escape(_title(results))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -208,17 +219,18 @@ def _header(results: Results, reports: Sequence[GroupReport]) -> str:
         f"{lines} methods and variants on {subjects} subjects, seeds {', '.join(map(str, seeds))}."
     )
     cells = [("Jobs done", str(results.done)), ("Failed", str(len(results.failures)))]
+    cells += [("Not done yet", str(results.missing))] if results.missing else []
     cells += [("Subjects", str(subjects)), ("Time of all jobs", duration(results.seconds))]
     items = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in cells)
     notice = ""
-    if results.failures:
+    if results.failures or results.missing:
         notice = (
-            '<p class="notice">Jobs failed. They are listed below, and no mean counts a subject '
-            "and seed that another row of its table lacks.</p>"
+            '<p class="notice">Not all is done. What failed is listed below, and no mean of the '
+            "paper’s tables counts a subject and seed that another row of its table lacks.</p>"
         )
     return (
         f'<header>\n<p class="eyebrow">{escape(printable(results.path.resolve().name))}</p>\n'
-        f'<h1>Results</h1>\n<p class="lede">{escape(lede)}</p>\n{notice}'
+        f'<h1>{escape(_title(results))}</h1>\n<p class="lede">{escape(lede)}</p>\n{notice}'
         f'<dl class="facts">{items}</dl></header>'
     )
 
@@ -234,7 +246,7 @@ def _failures(failures: Sequence[Failure]) -> str:
     )
 
 
-def _group_sections(root: Path, report: GroupReport, name: str) -> list[str]:
+def _group_sections(root: Path, report: GroupReport, name: str, photos: Photos) -> list[str]:
     group = report.group
     parts = [_story(report)]
     planes = figures.planes(group, name)
@@ -262,14 +274,14 @@ def _group_sections(root: Path, report: GroupReport, name: str) -> list[str]:
         f'<p class="soft">Not measured here:</p><ul class="notes">{absent}</ul>' if absent else ""
     )
     parts.append(section("The paper’s tables", "As this benchmark measured them.", body))
-    sheet = figures.contact_sheet(root, group)
+    sheet = figures.contact_sheet(root, group, photos)
     if sheet:
         intro = (
             "Each row is one subject, one prompt and one first noise. Which prompt is shown is a "
             "rule that looks at no picture: every fourth in turn, the first of its pictures."
         )
         parts.append(section("Contact sheet", intro, sheet))
-    cards = figures.gallery(root, group)
+    cards = figures.gallery(root, group, photos)
     skills = to_html(report.skills) if report.skills else ""
     if cards or skills:
         intro = "What a prompt asks for beyond the subject, as in the paper’s figures 10 to 17."

@@ -1,15 +1,17 @@
 """The paper's tables (arXiv 2407.12164), each as a choice among the lines of a results folder.
 
-A line belongs to a table by its settings, not by its name. The means of a table are over the subjects
-and seeds that all its rows have, so that its columns can be read downwards.
+A line belongs to a table by its settings, or where the suite names the table's lines itself. The
+means of a table are over the subjects and seeds that all its rows have: a column can be read down.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
+from rpo.bench.records import SUITE
 from rpo.bench.report.about import about
 from rpo.bench.report.measured import (
     Group,
@@ -22,10 +24,12 @@ from rpo.bench.report.measured import (
     shared_places,
 )
 from rpo.bench.report.published import LAMBDA_FIGURES, METHOD_FIGURES, PHOTOS, Published
+from rpo.bench.suite import BenchSuite
 from rpo.config import METHODS
+from rpo.errors import UserError, printable
 from rpo.evaluation.metrics import METRICS
 from rpo.evaluation.statistics import Interval
-from rpo.report.tables import Column, Row, Table
+from rpo.report.tables import Column, Row, Table, Value
 
 HEADLINE_LAMBDA = 0.5  # λ_val of the figures in the paper's abstract
 MOST_NOTES = 12  # lines on what is left out of a table
@@ -56,6 +60,10 @@ def has_headline_lambda(line: Measured) -> bool:
     return line.setting("reward.lambda_val") == HEADLINE_LAMBDA
 
 
+def _with_lambda(lam: float) -> Belongs:
+    return lambda line: is_rpo(line) and line.setting("reward.lambda_val") == lam
+
+
 def find_headline(lines: Iterable[Measured]) -> Measured | None:
     """The paper's method with the λ_val of its abstract, else with another, else None."""
     own = [line for line in lines if is_rpo(line)]
@@ -72,7 +80,7 @@ def is_method(line: Measured) -> bool:
 
 
 def in_order(lines: Iterable[Measured]) -> list[Measured]:
-    """Untrained ones, other methods, then RPO's variants by λ_val; the last step before the best."""
+    """Untrained ones, other methods, then RPO's variants by λ_val; last steps before best ones."""
 
     def place(line: Measured) -> tuple:
         is_rpo_too = objective(line) == "rpo"
@@ -98,8 +106,8 @@ def in_order(lines: Iterable[Measured]) -> list[Measured]:
 class PaperTable:
     """One table of the paper: its parts as (what the paper calls it, which lines it is).
 
-    A line is a row of the first part that it belongs to. least: rows without which there is no
-    table; lacking: what a suite needs for it.
+    A line is a row of the first part that it belongs to. lacking: what a suite needs for it. least:
+    rows without which there is no table. keys: of the lines that a suite chose itself, in order.
     """
 
     name: str
@@ -111,17 +119,27 @@ class PaperTable:
     least: int = 2
     published: bool = False
     photos: bool = False
+    keys: tuple[str, ...] = ()
 
     def rows(self, group: Group) -> list[tuple[str, Measured]]:
-        """Its lines in the order of its parts, each with its name in the paper."""
+        """Its lines in order, each with its name in the paper."""
+        lines = [line for line in group.lines.values() if self._measures(line)]
+        if self.keys:
+            chosen = [group.lines[key] for key in self.keys if key in group.lines]
+            labels = {
+                line.key: next((name for name, belongs in self.parts if belongs(line)), "")
+                for line in chosen
+            }
+            return [(labels[line.key], line) for line in chosen if line in lines]
         found: dict[str, tuple[str, Measured]] = {}
         for label, belongs in self.parts:
-            for line in group.lines.values():
-                if belongs(line) and any(
-                    m in c.figures for c in line.cells.values() for m in self.metrics
-                ):
+            for line in lines:
+                if belongs(line):
                     found.setdefault(line.key, (label, line))
         return list(found.values())
+
+    def _measures(self, line: Measured) -> bool:
+        return any(m in cell.figures for cell in line.cells.values() for m in self.metrics)
 
 
 PAPER_TABLES = (
@@ -155,21 +173,11 @@ PAPER_TABLES = (
         'RPO and similarity, each with choose = ["best", "last"]',
     ),
     PaperTable(
-        "table-3-5",
+        "table-3",
         "Tables 3 and 5: λ of the validation",
         "A small λ_val chooses steps that follow the prompt, a large one steps that resemble the "
         "photos.",
-        tuple(
-            (
-                f"λ_val = {lam:g}",
-                lambda x, lam=lam: (
-                    is_rpo(x)  # type: ignore[misc]
-                    and x.setting("reward.lambda_val") == lam
-                ),
-            )
-            for lam in LAMBDA_FIGURES
-        )
-        + (("another λ_val", is_rpo),),
+        (*((f"λ_val = {lam:g}", _with_lambda(lam)) for lam in LAMBDA_FIGURES), ("another", is_rpo)),
         "RPO with two values of reward.lambda_val",
         published=True,
     ),
@@ -206,11 +214,32 @@ PAPER_TABLES = (
 )
 
 
+def tables_of(suite: BenchSuite | None) -> list[PaperTable]:
+    """The paper's tables, with the lines that a suite names for them; then the suite's own."""
+    own = {} if suite is None else dict(suite.tables)
+    found = []
+    for wanted in PAPER_TABLES:
+        entry = own.pop(wanted.name, None)
+        if entry:
+            wanted = replace(wanted, title=entry["title"], keys=tuple(entry["lines"]), least=1)
+        found.append(wanted)
+    for name, entry in own.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
+            raise UserError(
+                f"{SUITE}: tables.{printable(name)}: name it by letters, digits, - and _ alone"
+            )
+        keys = tuple(entry["lines"])
+        found.append(
+            PaperTable(name, entry["title"], "", (), "the suite's rows", keys=keys, least=1)
+        )
+    return found
+
+
 def has_rows(wanted: PaperTable, group: Group) -> bool:
     """Whether the group has enough lines for the table, and two parts where it names several."""
     rows = wanted.rows(group)
     named = {label for label, _ in rows if label}
-    return len(rows) >= wanted.least and (not named or len(named) > 1)
+    return len(rows) >= wanted.least and (bool(wanted.keys) or not named or len(named) > 1)
 
 
 def paper_table(wanted: PaperTable, group: Group) -> Table:
@@ -230,9 +259,9 @@ def paper_table(wanted: PaperTable, group: Group) -> Table:
     first = 2 if named else 1
     body = []
     for label, line in rows:
-        values = [*([label] if named else []), line.title]
+        values: list[Value] = [*([label] if named else []), line.title]
         values += [figure(line, metric, places) for metric in wanted.metrics]
-        values += [len(line.cells)]
+        values += [_jobs(line, group)]
         if any(published.values()):
             values.append(str(published[line.key] or ""))
         marks = frozenset(first + k for k, keys in enumerate(strong) if line.key in keys)
@@ -245,6 +274,7 @@ def paper_table(wanted: PaperTable, group: Group) -> Table:
         values += [str(PHOTOS)] if any(published.values()) else []
         body.append(Row(tuple(values)))
     intro = f"{wanted.intro} Bold is the best of a column, and what is not told apart from it."
+    intro = intro.strip()
     return Table(
         wanted.name,
         wanted.title,
@@ -318,6 +348,12 @@ def best_lines(lines: Sequence[Measured], metric: str, places: Iterable[Place]) 
         if line is not best and isinstance(gap, Interval) and gap.low <= 0 <= gap.high:
             found.add(line.key)
     return found
+
+
+def _jobs(line: Measured, group: Group) -> Value:
+    """How many are done, and how many failed if any did."""
+    failed = sum(row == line.row for row, _ in group.failed)
+    return f"{len(line.cells)} done, {failed} failed" if failed else len(line.cells)
 
 
 def _published(line: Measured) -> Published | None:

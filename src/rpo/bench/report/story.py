@@ -72,8 +72,8 @@ CLAIMS = (
     Claim(
         "dreambooth",
         "RPO beats DreamBooth, with a few drawn pictures instead of a thousand",
-        "with 32 pictures drawn by the base model, 3 % of DreamBooth's about 1000, DINO, CLIP-I and "
-        f"CLIP-T are {LAMBDA_FIGURES[HEADLINE_LAMBDA]}, beside DreamBooth's published "
+        "with 32 pictures drawn by the base model, 3 % of DreamBooth's about 1000, DINO, CLIP-I "
+        f"and CLIP-T are {LAMBDA_FIGURES[HEADLINE_LAMBDA]}, beside DreamBooth's published "
         f"{METHOD_FIGURES['dreambooth']} (Table 1)",
         lambda line: line.method == "dreambooth",
         "the method dreambooth",
