@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -87,29 +87,32 @@ def _number(value: float, form: str) -> str:
 
 def to_markdown(table: Table, level: int = 2) -> str:
     """The table under its heading, of GitHub's Markdown."""
-    lines = [f"{'#' * level} {_plain(table.title)}", ""]
-    lines += [_plain(table.intro), ""] if table.intro else []
-    lines += ["| " + " | ".join(_plain(c.heading) for c in table.columns) + " |"]
+    lines = [f"{'#' * level} {plain_markdown(table.title)}", ""]
+    lines += [plain_markdown(table.intro), ""] if table.intro else []
+    lines += ["| " + " | ".join(plain_markdown(c.heading) for c in table.columns) + " |"]
     lines += [
         "| " + " | ".join("---" if c.kind == "text" else "---:" for c in table.columns) + " |"
     ]
     for row in table.rows:
         cells = []
         for place, (column, value) in enumerate(zip(table.columns, row.values, strict=True)):
-            text = _plain(cell_text(value, column.form))
+            text = plain_markdown(cell_text(value, column.form))
             cells.append(f"**{text}**" if place in row.strong else text)
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"- {_plain(note)}" for note in table.notes)] if table.notes else []
-    lines += ["", *(f"- {_plain(what)}: {_plain(which)}" for what, which in table.about)]
+    lines += ["", *(f"- {plain_markdown(note)}" for note in table.notes)] if table.notes else []
+    lines += [
+        "",
+        *(f"- {plain_markdown(what)}: {plain_markdown(which)}" for what, which in table.about),
+    ]
     return "\n".join(lines) + "\n"
 
 
-_MARKS = re.compile(r"([\\`*_{}\[\]<>#|!~&])")
+_MARKS = re.compile(r"[\\`*_{}<>#|!~&]|\](?=[(\[:])")
 
 
-def _plain(text: str) -> str:
-    """Text as one line that Markdown shows as it is; a number's brackets too."""
-    return _MARKS.sub(r"\\\1", printable(text))
+def plain_markdown(text: str) -> str:
+    """Text as one line that Markdown shows as it is; where no "](" is, nothing is a link."""
+    return _MARKS.sub(r"\\\g<0>", printable(text))
 
 
 # --- CSV ---------------------------------------------------------------------------------
@@ -163,18 +166,15 @@ def _harmless(text: str) -> str:
 
 def to_html(table: Table, level: int = 3) -> str:
     """The table under its heading; an interval stands small beside its mean."""
-    head = [
-        (column.heading, " ".join((*_styles(column), "published" if column.published else "")))
-        for column in table.columns
-    ]
+    head = [(column.heading, _style(column)) for column in table.columns]
     rows = []
     for row in table.rows:
         cells = []
         for place, (column, value) in enumerate(zip(table.columns, row.values, strict=True)):
-            styles = [*_styles(column), *(["published"] if column.published else [])]
-            styles += ["strong"] if place in row.strong else []
-            cells.append(f'<td class="{" ".join(styles)}">{_html_cell(value, column)}</td>')
-        rows.append(f"<tr{' class=pick' if row.chosen else ''}>{''.join(cells)}</tr>")
+            style = _style(column, "strong" if place in row.strong else "")
+            cells.append(f'<td class="{style}">{_html_cell(value, column)}</td>')
+        opening = '<tr class="pick">' if row.chosen else "<tr>"
+        rows.append(f"{opening}{''.join(cells)}</tr>")
     about = " · ".join(
         f"<b>{escape(printable(what))}</b> {escape(printable(which))}"
         for what, which in table.about
@@ -190,8 +190,9 @@ def to_html(table: Table, level: int = 3) -> str:
     )
 
 
-def _styles(column: Column) -> Sequence[str]:
-    return ["n"] if column.kind == "number" else []
+def _style(column: Column, also: str = "") -> str:
+    names = ("n" if column.kind == "number" else "", "published" if column.published else "", also)
+    return " ".join(name for name in names if name)
 
 
 def _html_cell(value: Value, column: Column) -> str:

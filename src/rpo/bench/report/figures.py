@@ -196,7 +196,7 @@ def contact_sheet(root: Path, group: Group, photos: Photos) -> str:
         prompt = cell.prompts[STRIDE * k % len(cell.prompts)]
         words = prompt.template.replace("{}", cell.noun)
         tiles = [photos(subject, "") or _blank("")]
-        tiles += [_tile(root, line, (subject, seed), prompt, words) for line in lines]
+        tiles += [_tile(root, group, line, (subject, seed), prompt, words) for line in lines]
         name = f"<th>{escape(printable(subject))}<small>{escape(printable(words))}</small></th>"
         rows.append(f"<tr>{name}{''.join(f'<td>{tile}</td>' for tile in tiles)}</tr>")
     return (
@@ -234,7 +234,7 @@ def gallery(root: Path, group: Group, photos: Photos) -> str:
         cards = []
         for k, (place, cell) in enumerate([*asked[start:], *asked[:start]][:GALLERY]):
             prompts = [prompt for prompt in cell.prompts if prompt.skill == skill]
-            cards.append(_card(root, lines, place, cell, prompts[k % len(prompts)], photos))
+            cards.append(_card(root, group, lines, place, cell, prompts[k % len(prompts)], photos))
         turn += len(cards)
         title = f'<h3 class="skill">{escape(printable(skill))}</h3>'
         parts.append(f'{title}<div class="pairs">{"".join(cards)}</div>' if cards else "")
@@ -254,6 +254,7 @@ def _compared(group: Group) -> list[Measured]:
 
 def _card(
     root: Path,
+    group: Group,
     lines: Sequence[Measured],
     place: Place,
     cell: Cell,
@@ -262,7 +263,7 @@ def _card(
 ) -> str:
     words = prompt.template.replace("{}", cell.noun)
     tiles = [photos(place[0], "photo") or _blank("photo")]
-    tiles += [_tile(root, line, place, prompt, words, line.title) for line in lines]
+    tiles += [_tile(root, group, line, place, prompt, words, line.title) for line in lines]
     name = f"<small>{escape(printable(place[0]))}</small>"
     return (
         f'<div class="pair"><h3>{escape(printable(words))} {name}</h3>'
@@ -271,18 +272,26 @@ def _card(
 
 
 def _tile(
-    root: Path, line: Measured, place: Place, prompt: Shown, words: str, caption: str = ""
+    root: Path,
+    group: Group,
+    line: Measured,
+    place: Place,
+    prompt: Shown,
+    words: str,
+    caption: str = "",
 ) -> str:
     """A line's picture of a prompt; a blank where it has none, or it was not kept."""
     cell = line.cells.get(place)
     file = inside(root, f"{cell.folder}/{prompt.number:02d}-1.png") if cell else None
-    shown = page.picture(file, f"{words}, by {line.title}", caption, "", TILE) if file else ""
-    return shown or _blank(caption)
+    style = "chosen" if line is find_headline(group.lines.values()) else ""
+    caption = printable(caption)
+    shown = page.picture(file, f"{words}, by {line.title}", caption, style, TILE) if file else ""
+    return shown or _blank(caption, "failed" if (line.row, place) in group.failed else "")
 
 
-def _blank(caption: str) -> str:
+def _blank(caption: str, why: str = "") -> str:
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure class="blank"><span></span>{note}</figure>'
+    return f'<figure class="blank"><span>{escape(why)}</span>{note}</figure>'
 
 
 def inside(root: Path, name: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -29,7 +28,7 @@ from rpo.bench.suite import BenchSuite
 from rpo.errors import printable
 from rpo.evaluation.metrics import METRICS
 from rpo.report.page import duration, section
-from rpo.report.tables import Column, Row, Table, Value, to_html, to_markdown
+from rpo.report.tables import Column, Row, Table, Value, plain_markdown, to_html, to_markdown
 
 STYLES = (ASSETS / "report.css", ASSETS / "results.css")
 
@@ -144,30 +143,27 @@ def _all_places(lines: Iterable[Measured]) -> set[tuple[str, int]]:
 
 def to_page_markdown(results: Results, reports: Sequence[GroupReport]) -> str:
     """All tables, the story and the failures as one Markdown text."""
-    lines = [f"# {_marked(_title(results))}", "", _counted(results), ""]
+    lines = [f"# {plain_markdown(_title(results))}", "", _counted(results), ""]
     for report in reports:
         if len(reports) > 1:
-            lines += [f"# {_marked(_name(report.group))}", ""]
+            lines += [f"# {plain_markdown(_name(report.group))}", ""]
         lines += ["## The story", ""]
         for finding in report.story:
             lines += [
-                f"**{finding.claim.title}: {finding.verdict}.** {_sentence(finding.claim.says)} "
-                f"{_marked(finding.measured)}",
+                f"**{finding.claim.title}: {finding.verdict}.** "
+                f"{plain_markdown(_sentence(finding.claim.says))} "
+                f"{plain_markdown(finding.measured)}",
                 "",
             ]
         lines += [to_markdown(table) for table in report.tables]
-        lines += [f"- Not measured: {text}." for text in report.absent]
+        lines += [f"- Not measured: {plain_markdown(text)}." for text in report.absent]
         lines += [""] if report.absent else []
     lines += ["## What failed", ""]
     lines += [
-        f"- {_marked(f.title)}, {_marked(f.subject)}, seed {f.seed}: {_marked(f.error)}"
+        "- " + plain_markdown(f"{f.title}, {f.subject}, seed {f.seed}: {f.error}")
         for f in results.failures
     ] or ["Nothing."]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _marked(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", printable(text))
 
 
 def _sentence(says: str) -> str:
@@ -269,7 +265,7 @@ def _group_sections(root: Path, report: GroupReport, name: str, photos: Photos) 
         )
         for table, gaps in report.paper
     )
-    absent = "".join(f"<li>{escape(text)}</li>" for text in report.absent)
+    absent = "".join(f"<li>{escape(printable(text))}</li>" for text in report.absent)
     body += (
         f'<p class="soft">Not measured here:</p><ul class="notes">{absent}</ul>' if absent else ""
     )

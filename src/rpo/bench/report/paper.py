@@ -251,7 +251,7 @@ def paper_table(wanted: PaperTable, group: Group) -> Table:
     named = any(label for label, _ in rows)
     columns = [Column("", "text")] if named else []
     columns += [Column("method", "text"), *(metric_column(name) for name in wanted.metrics)]
-    columns += [Column("jobs")]
+    columns += [Column("jobs done")]
     published = {line.key: _published(line) for line in lines} if wanted.published else {}
     if any(published.values()):
         columns.append(Column("DINO / CLIP-I / CLIP-T", "text", published=True))
@@ -353,7 +353,7 @@ def best_lines(lines: Sequence[Measured], metric: str, places: Iterable[Place]) 
 def _jobs(line: Measured, group: Group) -> Value:
     """How many are done, and how many failed if any did."""
     failed = sum(row == line.row for row, _ in group.failed)
-    return f"{len(line.cells)} done, {failed} failed" if failed else len(line.cells)
+    return f"{len(line.cells)}, {failed} failed" if failed else len(line.cells)
 
 
 def _published(line: Measured) -> Published | None:
