@@ -166,7 +166,7 @@ def _harmless(text: str) -> str:
 
 def to_html(table: Table, level: int = 3) -> str:
     """The table under its heading; an interval stands small beside its mean."""
-    head = [(column.heading, _style(column)) for column in table.columns]
+    head = [(printable(column.heading), _style(column)) for column in table.columns]
     rows = []
     for row in table.rows:
         cells = []

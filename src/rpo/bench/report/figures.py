@@ -194,10 +194,10 @@ def contact_sheet(root: Path, group: Group, photos: Photos) -> str:
         if not cell.prompts:
             continue
         prompt = cell.prompts[STRIDE * k % len(cell.prompts)]
-        words = prompt.template.replace("{}", cell.noun)
+        words = printable(prompt.template.replace("{}", cell.noun))
         tiles = [photos(subject, "") or _blank("")]
         tiles += [_tile(root, group, line, (subject, seed), prompt, words) for line in lines]
-        name = f"<th>{escape(printable(subject))}<small>{escape(printable(words))}</small></th>"
+        name = f"<th>{escape(printable(subject))}<small>{escape(words)}</small></th>"
         rows.append(f"<tr>{name}{''.join(f'<td>{tile}</td>' for tile in tiles)}</tr>")
     return (
         f'<div class="scroll"><table class="sheet"><thead><tr><th></th><th>photo</th>{head}</tr>'
@@ -261,12 +261,12 @@ def _card(
     prompt: Shown,
     photos: Photos,
 ) -> str:
-    words = prompt.template.replace("{}", cell.noun)
+    words = printable(prompt.template.replace("{}", cell.noun))
     tiles = [photos(place[0], "photo") or _blank("photo")]
     tiles += [_tile(root, group, line, place, prompt, words, line.title) for line in lines]
     name = f"<small>{escape(printable(place[0]))}</small>"
     return (
-        f'<div class="pair"><h3>{escape(printable(words))} {name}</h3>'
+        f'<div class="pair"><h3>{escape(words)} {name}</h3>'
         f'<div class="trio">{"".join(tiles)}</div></div>'
     )
 
@@ -285,7 +285,11 @@ def _tile(
     file = inside(root, f"{cell.folder}/{prompt.number:02d}-1.png") if cell else None
     style = "chosen" if line is find_headline(group.lines.values()) else ""
     caption = printable(caption)
-    shown = page.picture(file, f"{words}, by {line.title}", caption, style, TILE) if file else ""
+    shown = (
+        page.picture(file, f"{words}, by {printable(line.title)}", caption, style, TILE)
+        if file
+        else ""
+    )
     return shown or _blank(caption, "failed" if (line.row, place) in group.failed else "")
 
 

@@ -24,6 +24,7 @@ from rpo.evaluation.statistics import Interval, bootstrap_interval
 from rpo.reading import Shape, every, misfit, whole
 
 Place = tuple[str, int]  # subject and seed
+DEFAULTS = Config()
 Estimate = Interval | float | None
 """A mean with its interval, of one subject the value alone, and None of none."""
 
@@ -76,7 +77,7 @@ class Measured:
 
     def setting(self, name: str) -> Any:
         """A setting of the row, or its default."""
-        return self.settings.get(name, value_of(Config(), name))
+        return self.settings.get(name, value_of(DEFAULTS, name))
 
     @property
     def subjects(self) -> list[str]:

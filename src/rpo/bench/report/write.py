@@ -82,6 +82,6 @@ def _photos(subjects: str | None) -> Photos:
 
     def show(subject: str, caption: str) -> str:
         image = first(subject)
-        return page.figure(image, f"photo of {subject}", caption, TILE) if image else ""
+        return page.figure(image, f"photo of {printable(subject)}", caption, TILE) if image else ""
 
     return show
