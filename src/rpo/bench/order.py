@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rpo.bench.records import RUNS, Job
-from rpo.bench.suite import BenchSuite, SuiteRow
 from rpo.config import for_subject, to_toml
-from rpo.evaluation.dreambench import Entry
 from rpo.runs.pictures import slug
 from rpo.runs.replacing import remove
+
+if TYPE_CHECKING:
+    from rpo.bench.suite import BenchSuite, SuiteRow
+    from rpo.evaluation.dreambench import Entry
 
 
 @dataclass(frozen=True)

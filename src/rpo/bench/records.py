@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rpo.reading import Shape, every, number, read_json, whole
+from rpo.rounding import rounded
 from rpo.runs.replacing import replacing
 
 if TYPE_CHECKING:
@@ -230,8 +231,6 @@ def from_record(record: Mapping[str, Any]) -> JobResult:
 
 def write_result(folder: Path, result: JobResult) -> Path:
     """Puts a result into a results folder, in one piece; a failure of that job before it goes."""
-    from rpo.evaluation.statistics import rounded
-
     file = folder / JOBS / (result.job.id + (DONE if result.status == "done" else FAILED))
     file.parent.mkdir(parents=True, exist_ok=True)
     record = rounded(to_record(result)) | {"settings": dict(result.job.settings)}

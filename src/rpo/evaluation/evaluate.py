@@ -32,8 +32,8 @@ from rpo.evaluation.dreambench import (
 )
 from rpo.evaluation.judges import AESTHETIC_CLIP, Judges, default_judges, load_judges
 from rpo.evaluation.scoring import Row, Scorer, compare, summarise, summarise_photos
-from rpo.evaluation.statistics import rounded
 from rpo.models.resolve import EMBEDDED, resolve_model
+from rpo.rounding import rounded
 from rpo.runs.environment import versions
 from rpo.runs.folder import check_free, expanded, naming_full_disk, next_free
 from rpo.runs.lost import require_best

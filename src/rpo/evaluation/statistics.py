@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -97,12 +96,3 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = row[drawn].mean(dim=1).quantile(tails).tolist()
     return Interval(math.fsum(values) / count, low, high, count)
-
-
-def rounded(value: Any) -> Any:
-    """A nest of plain values, its floats to six digits: more than the arithmetic has."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, Mapping):
-        return {str(key): rounded(inner) for key, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value

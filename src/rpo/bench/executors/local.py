@@ -96,7 +96,8 @@ def _serve(pipe: Any, work: Callable[[], Work], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the runner tells
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _take_threads(threads)
+    # read by PyTorch when the work imports it
+    os.environ["OMP_NUM_THREADS"] = str(min(threads, int(os.environ.get("OMP_NUM_THREADS", 1024))))
     do = work()
     with suppress(EOFError, OSError, BrokenPipeError):
         while True:
@@ -104,10 +105,3 @@ def _serve(pipe: Any, work: Callable[[], Work], threads: int) -> None:
             if order == _STOP:  # it came when the order was done already
                 continue
             work_on(order, do, pipe.send, lambda: pipe.poll() and pipe.recv() == _STOP)
-
-
-def _take_threads(threads: int) -> None:
-    """Sets the threads of this process, unless the environment allows fewer."""
-    import torch
-
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
