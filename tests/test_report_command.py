@@ -98,6 +98,7 @@ def test_a_suite_names_tables_and_what_is_missing(results: Path) -> None:
         ("RPO", "RPO"),
     ]
     assert "## Mine \\| yours" in markdown
+    assert "- backbone: emojiland; dpm++, 20 steps, guidance 5" in second
     assert (results / "report" / "my-own.csv").is_file()
     assert html.count("data:image/jpeg") > 0  # photos of Emojiland's own subjects
 

@@ -28,7 +28,7 @@ def about(group: Group, places: Iterable[Place]) -> tuple[tuple[str, str], ...]:
     seeds = sorted({seed for _, seed in places})
     rest = "; ".join(f"{key} {_plain(value)}" for key, value in protocol.items())
     return (
-        ("backbone", group.model),
+        ("backbone", "; ".join(t for t in (group.model, group.drawing) if t) or "given pictures"),
         ("judges", "; ".join(told) or "not known"),
         ("preprocessing", "; ".join(steps) or "not known"),
         ("prompts", "; ".join(prompts) or "not known"),

@@ -22,6 +22,7 @@ from rpo.evaluation.metrics import METRICS
 from rpo.evaluation.scoring import means_of
 from rpo.evaluation.statistics import Interval, bootstrap_interval
 from rpo.reading import Shape, every, misfit, whole
+from rpo.runs.result import drawing
 
 Place = tuple[str, int]  # subject and seed
 DEFAULTS = Config()
@@ -100,13 +101,15 @@ class Failure:
 class Group:
     """The lines that can be compared: of one base model, seen by the same judges in one way.
 
-    failed: row, subject and seed of every job that failed.
+    drawing: how the suite has pictures drawn, "" where it is not known. failed: row, subject and
+    seed of every job that failed.
     """
 
     model: str
     judges: Mapping[str, Any]
     protocol: Mapping[str, Any]
     lines: dict[str, Measured] = field(default_factory=dict)
+    drawing: str = ""
     failed: set[tuple[str, Place]] = field(default_factory=set)
 
 
@@ -151,6 +154,7 @@ def read(folder: Path) -> Results:
             _add(group.lines, line)
     found.groups = _joined([group for group in groups.values() if group.lines])
     for group in found.groups:
+        group.drawing = _drawing(found.suite) if found.suite else ""
         group.failed = {(f.row, (f.subject, f.seed)) for f in found.failures}
     if not found.groups:
         why = "; run `rpo bench` first"
@@ -161,6 +165,13 @@ def read(folder: Path) -> Results:
         asked = {job_id(row.name, entry.name, seed) for row, entry, seed in found.suite.cells()}
         found.missing = len(asked - seen)
     return found
+
+
+def _drawing(suite: BenchSuite) -> str:
+    """ "dpm++, 20 steps, guidance 5", and other ways if rows differ."""
+    ways = [drawing(row.config) for row in suite.rows if not row.images]
+    told = (f"{w['scheduler']}, {w['steps']} steps, guidance {w['guidance_scale']:g}" for w in ways)
+    return " or ".join(dict.fromkeys(told))
 
 
 _JUDGES: Shape = every(

@@ -349,4 +349,4 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
 
 
 def _name(group: Group) -> str:
-    return group.model
+    return group.model or "given pictures"
