@@ -12,7 +12,7 @@ from rpo.about import ASSETS
 from rpo.bench.report import figures
 from rpo.bench.report.about import about
 from rpo.bench.report.figures import Photos
-from rpo.bench.report.measured import Failure, Group, Measured, Results, figure
+from rpo.bench.report.measured import Failure, Group, Measured, Results, figure, shared_places
 from rpo.bench.report.paper import (
     FIGURES,
     difference_table,
@@ -69,36 +69,36 @@ def report_on(group: Group, suite: BenchSuite | None = None) -> GroupReport:
         [(paper_table(wanted, group), paper_differences(wanted, group)) for wanted in present],
         absent,
         story,
-        _claims_table(story),
+        _claims_table(group, story),
         _skills_table(group),
         _everything_table(group),
     )
 
 
-def _claims_table(story: Sequence[Finding]) -> Table | None:
+def _claims_table(group: Group, story: Sequence[Finding]) -> Table | None:
     pairs = [(f.first, f.second) for f in story if f.first and f.second]
     if not pairs:
         return None
-    return difference_table("claims", "The claims' paired differences", pairs, FIGURES)
+    return difference_table(group, "claims", "The claims' paired differences", pairs, FIGURES)
 
 
 def _skills_table(group: Group) -> Table | None:
-    """λ-harmonic of each line by what a prompt asks for, each line over all that it has."""
-    skills = figures.skills_of(group.lines)
-    if not skills:
+    """λ-harmonic of each line by what a prompt asks for, over what all lines have."""
+    skills, places = figures.skills_of(group.lines), shared_places(group.lines.values())
+    if not skills or not places:
         return None
     metric = "harmonic"
     rows = [
-        Row((line.title, *(figure(line, metric, line.cells, skill) for skill in skills)))
+        Row((line.title, *(figure(line, metric, places, skill) for skill in skills)))
         for line in group.lines.values()
     ]
     return Table(
         "skills",
         f"{METRICS[metric].title} by skill",
-        "Means over all subjects that a line has; not every subject has prompts of every skill.",
+        "Over the subjects and seeds that every line has, those of them with prompts of the skill.",
         (Column("method", "text"), *(Column(skill) for skill in skills)),
         tuple(rows),
-        about(group, _all_places(group.lines.values())),
+        about(group, places),
     )
 
 
@@ -257,17 +257,14 @@ def _group_sections(root: Path, report: GroupReport, name: str, photos: Photos) 
         )
     )
     body = "".join(
-        to_html(table)
-        + (
-            f"<details><summary>Paired differences</summary>{to_html(gaps)}</details>"
-            if gaps
-            else ""
-        )
+        to_html(table) + (_folded("Paired differences", gaps) if gaps else "")
         for table, gaps in report.paper
     )
     absent = "".join(f"<li>{escape(printable(text))}</li>" for text in report.absent)
     body += (
-        f'<p class="soft">Not measured here:</p><ul class="notes">{absent}</ul>' if absent else ""
+        f'<p class="soft absent">Not measured here:</p><ul class="notes">{absent}</ul>'
+        if absent
+        else ""
     )
     parts.append(section("The paper’s tables", "As this benchmark measured them.", body))
     sheet = figures.contact_sheet(root, group, photos)
@@ -311,7 +308,12 @@ def _story(report: GroupReport) -> str:
         "difference lies above 0, contradicted where it lies below, else not told apart."
     )
     plot = figures.forests(report.story, ("harmonic", "dino", "clip_i", "clip_t"))
-    return section("The story", intro, f'<ol class="claims">{"".join(cards)}</ol>{plot}')
+    numbers = _folded("The differences in numbers", report.claims) if report.claims else ""
+    return section("The story", intro, f'<ol class="claims">{"".join(cards)}</ol>{plot}{numbers}')
+
+
+def _folded(title: str, table: Table) -> str:
+    return f"<details><summary>{title}</summary>{to_html(table)}</details>"
 
 
 def _provenance(results: Results) -> str:

@@ -287,7 +287,11 @@ def paper_table(wanted: PaperTable, group: Group) -> Table:
 
 
 def difference_table(
-    name: str, title: str, pairs: Sequence[tuple[Measured, Measured]], metrics: Sequence[str]
+    group: Group,
+    name: str,
+    title: str,
+    pairs: Sequence[tuple[Measured, Measured]],
+    metrics: Sequence[str],
 ) -> Table:
     """Paired differences first - second of each pair, over the places that both have."""
     rows = []
@@ -308,7 +312,8 @@ def difference_table(
         "Paired by subject, their seeds averaged first, with 95 % bootstrap intervals over "
         "subjects; bold where the interval leaves out 0."
     )
-    return Table(name, title, intro, tuple(columns), tuple(rows))
+    places = {place for pair in pairs for place in shared_places(pair)}
+    return Table(name, title, intro, tuple(columns), tuple(rows), about(group, places))
 
 
 def paper_differences(wanted: PaperTable, group: Group) -> Table | None:
@@ -324,7 +329,7 @@ def paper_differences(wanted: PaperTable, group: Group) -> Table | None:
     if not pairs:
         return None
     title = f"{wanted.title.partition(':')[0]}: paired differences"
-    return difference_table(f"{wanted.name}-differences", title, pairs, wanted.metrics)
+    return difference_table(group, f"{wanted.name}-differences", title, pairs, wanted.metrics)
 
 
 def metric_column(name: str, form: str = ".3f") -> Column:
