@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rpo.runs.environment import hardware, versions
+from rpo.runs.environment import commit, hardware, versions
 
 
 def provenance(device: str) -> dict[str, Any]:
@@ -21,21 +20,6 @@ def provenance(device: str) -> dict[str, Any]:
         "hardware": hardware() | {"device": device},
         "load_at_start": load,
     }
-
-
-def commit() -> str:
-    """The commit of the source, marked where files differ from it; "unknown" outside git."""
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ":/src", ":/benchmarks/*.py")
-        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def machine_line(record: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Started(Event):
 class Progress(Event):
     """`done` of `total` pieces of the phase's work (pictures, pairs)."""
 
-    phase: Literal["sampling", "labelling", "training", "validation"]
+    phase: Literal["sampling", "labelling", "training", "validation", "judging"]
     done: int
     total: int
 

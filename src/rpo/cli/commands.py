@@ -12,12 +12,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rpo.about import __version__
+from rpo.cli.bench import batch, bench
 from rpo.cli.check import check
 from rpo.cli.evaluate import evaluate_command
 from rpo.cli.export import export_command
 from rpo.cli.generate import generate
 from rpo.cli.output import LastingOutput
 from rpo.cli.plan import plan
+from rpo.cli.report import report
 from rpo.cli.train import Interruption, demo, train
 from rpo.errors import UserError, printable
 
@@ -60,6 +62,9 @@ app.command()(train)
 app.command()(generate)
 app.command("export")(export_command)
 app.command("evaluate")(evaluate_command)
+app.command()(bench)
+app.command()(batch)
+app.command()(report)
 app.command()(check)
 
 

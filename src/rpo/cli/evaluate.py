@@ -231,12 +231,14 @@ def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]
 
 def _judged(data: Mapping[str, Any]) -> list[str]:
     """Who judged and by which rules, a line each."""
+    from rpo.evaluation.judges import steps_of
+
     protocol = data["protocol"]
     judges = [
         f"{name} {judge['name']} ({', '.join(h[:10] for h in judge['sha256'].values())})"
         for name, judge in data["judges"].items()
     ]
-    steps = [f"{name} {_steps(j['preprocessing'])}" for name, j in data["judges"].items()]
+    steps = [f"{name} {steps_of(j['preprocessing'])}" for name, j in data["judges"].items()]
     rank = f"identity rank among {len(data['gallery'])} subjects"
     if len(data["gallery"]) == 1:
         rank = "no identity rank without other subjects, which --subjects names"
@@ -259,25 +261,6 @@ def _learned(system: Mapping[str, Any]) -> str:
     if "run" not in system:
         return "nothing learned"
     return f"{system['method']} ({system['weights']}), step {system['step']}"
-
-
-def _steps(preprocessing: Mapping[str, Any]) -> str:
-    """ "64 x 64 bicubic, crop 64 x 64" of an image processor's settings."""
-    from PIL import Image
-
-    said = []
-    if preprocessing.get("do_resize"):
-        filter_name = Image.Resampling(preprocessing.get("resample", 3)).name.lower()
-        said.append(f"{_extent(preprocessing['size'])} {filter_name}")
-    if preprocessing.get("do_center_crop"):
-        said.append(f"crop {_extent(preprocessing['crop_size'])}")
-    return ", ".join(said) or "as it is"
-
-
-def _extent(size: Mapping[str, int]) -> str:
-    if "shortest_edge" in size:
-        return f"short side {size['shortest_edge']}"
-    return f"{size['height']} x {size['width']}"
 
 
 def _interval(told: Mapping[str, Any], form: str) -> str:

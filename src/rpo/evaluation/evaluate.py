@@ -27,6 +27,7 @@ from rpo.evaluation.systems import (
 from rpo.evaluation.untrained import Untrained, open_untrained
 from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.replacing import ELSEWHERE, naming_full_disk
+from rpo.rounding import rounded
 from rpo.runs.environment import versions
 from rpo.runs.folder import check_free, expanded, next_free
 from rpo.runs.lost import require_best
@@ -129,7 +130,7 @@ def evaluate(
     if pictures and suite:
         systems.append(FolderSystem(name, pictures, gallery, suite))
     found = _judge(systems, Scorer(judges, gallery, LAMBDA), path, tell)
-    data = _rounded(
+    data = rounded(
         {
             "versions": versions(),
             "judges": {name: dict(judge.about) for name, judge in judges.named()},
@@ -285,12 +286,3 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
 
 def _naming_full_disk(path: Path) -> Any:
     return naming_full_disk(path, ELSEWHERE)
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six digits, which is more than the arithmetic has."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -169,3 +169,20 @@ def read_head(path: Path) -> Head:
 
 def _layer_number(name: str) -> int:
     return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
+
+
+def steps_of(preprocessing: Mapping[str, Any]) -> str:
+    """ "64 x 64 bicubic, crop 64 x 64" of an image processor's settings."""
+    said = []
+    if preprocessing.get("do_resize"):
+        filter_name = Image.Resampling(preprocessing.get("resample", 3)).name.lower()
+        said.append(f"{_extent(preprocessing['size'])} {filter_name}")
+    if preprocessing.get("do_center_crop"):
+        said.append(f"crop {_extent(preprocessing['crop_size'])}")
+    return ", ".join(said) or "as it is"
+
+
+def _extent(size: Mapping[str, int]) -> str:
+    if "shortest_edge" in size:
+        return f"short side {size['shortest_edge']}"
+    return f"{size['height']} x {size['width']}"

@@ -142,8 +142,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             for name in METRICS
             if (units := _units(rows, name))
         },
-        "skills": {s: _means([row for row in rows if row.skill == s]) for s in skills},
-        "prompts": {t: _means([row for row in rows if row.template == t]) for t in templates},
+        "skills": {s: means_of([row for row in rows if row.skill == s]) for s in skills},
+        "prompts": {t: means_of([row for row in rows if row.template == t]) for t in templates},
     }
 
 
@@ -216,7 +216,8 @@ def _flat(metrics: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
     return {name: _mean(list(metrics[name].values())) for name in METRICS if name in metrics}
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float]:
+def means_of(rows: Sequence[Row]) -> dict[str, float]:
+    """Metric -> mean over subjects, of each its prompts' mean, of each its pictures' mean."""
     subjects = [_flat(values) for values in _by_subject(rows).values()]
     return {
         name: _mean(own) for name in METRICS if (own := [s[name] for s in subjects if name in s])

@@ -27,6 +27,8 @@ from rpo.reading import every, misfit
 Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino", "decoder"]
 
 EMBEDDED = "emojiland"
+# Where a node of a cluster keeps models that came from another: folders by name and kind.
+PLACES: dict[tuple[str, Kind], Path] = {}
 _NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 _WHAT = {"pipeline": "diffusers pipeline", "decoder": "tiny autoencoder of diffusers"}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -100,7 +102,7 @@ def resolve_model(name: str | Path, kind: Kind = "pipeline") -> Path:
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
-    name = str(name)
+    name = str(PLACES.get((str(name), kind), name))
     if name == EMBEDDED:
         folder = ASSETS / EMBEDDED / kind
         if not folder.is_dir():

@@ -56,8 +56,8 @@ def section(title: str, intro: str, content: str) -> str:
     return f'<section>\n<h2>{title}</h2>\n<p class="soft">{intro}</p>\n{content}\n</section>'
 
 
-def picture(file: Path, alt: str, caption: str = "", style: str = "") -> str:
-    """A figure with the picture inlined; empty where the file is gone."""
+def picture(file: Path, alt: str, caption: str = "", style: str = "", side: int = EMBEDDED) -> str:
+    """A figure with the picture inlined, of at most `side` pixels; empty where the file is gone."""
     if not file.is_file():
         return ""
     try:
@@ -68,11 +68,25 @@ def picture(file: Path, alt: str, caption: str = "", style: str = "") -> str:
             else:
                 buffer = io.BytesIO()
                 small = image.convert("RGB")
-                small.thumbnail((EMBEDDED, EMBEDDED))
+                small.thumbnail((side, side))
                 small.save(buffer, "JPEG", quality=88)
                 kind, data, look = "jpeg", buffer.getvalue(), ""
     except UNREADABLE:
         return f"<figure><figcaption>{escape(file.name)} cannot be read</figcaption></figure>"
+    return _figure(kind, data, size, look, alt, caption, style)
+
+
+def figure(image: Image.Image, alt: str, caption: str = "", side: int = EMBEDDED) -> str:
+    """As `picture`, of a picture in memory."""
+    buffer, small = io.BytesIO(), image.convert("RGB")
+    small.thumbnail((side, side))
+    small.save(buffer, "JPEG", quality=88)
+    return _figure("jpeg", buffer.getvalue(), small.size, "", alt, caption, "")
+
+
+def _figure(
+    kind: str, data: bytes, size: tuple[int, int], look: str, alt: str, caption: str, style: str
+) -> str:
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (

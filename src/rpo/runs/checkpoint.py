@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rpo.errors import UserError
-from rpo.reading import read_tensors
+from rpo.reading import read_tensors, refuse_links
 
 _STATE = "state"
 
@@ -78,6 +80,21 @@ def load_state(path: Path) -> Any:
         return unflatten(tensors, json.loads(metadata[_STATE]))
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a checkpoint that can be read; {remedy}") from error
+
+
+def count_weights(path: Path) -> int:
+    """How many numbers learn, by a trainer's saved state. Only its head is read. Raises UserError.
+
+    The state's "weights" are by name, as `Trainer.state_dict` gives them.
+    """
+    refuse_links(path)
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as opened:
+            state = dict(json.loads((opened.metadata() or {})[_STATE])["d"])
+            names = [skeleton["t"] for _, skeleton in state["weights"]["d"]]
+            return sum(math.prod(opened.get_slice(name).get_shape()) for name in names)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); resume the run") from None
 
 
 _DIGEST = "sha256"

@@ -69,6 +69,7 @@ class Run:
     path: Path
     _device: str | None = field(default=None, repr=False)
     _unquantised: bool = field(default=False, repr=False)  # draw as exports do
+    _at_last: bool = field(default=False, repr=False)  # draw with the last step's weights
 
     @property
     def folder(self) -> RunFolder:
@@ -127,6 +128,26 @@ class Run:
         """
         return self.path / "best"
 
+    def at_last(self) -> Run:
+        """The same run, drawing with the weights of its last step in place of the chosen one.
+
+        Raises UserError where last/ is gone.
+        """
+        if not self.folder.has_last():
+            raise UserError(f"{self.path / 'last'}: is gone, and the last step's weights with it")
+        return replace(self, _at_last=True)
+
+    def _last_learner(self) -> Learner:
+        import torch
+
+        state: Any = self.folder.load_last()
+        learner = self._learns(self._backbone, self.config)
+        weights = {**state["weights"], **state["average"]}  # the average is what is judged
+        with torch.no_grad():
+            for name, parameter in learner.parameters().items():
+                parameter.copy_(weights[name])
+        return learner
+
     @property
     def _learns(self) -> type[Learner]:
         from rpo.learners import learner_class
@@ -135,6 +156,8 @@ class Run:
 
     @cached_property
     def _backbone(self) -> Backbone:
+        if self._at_last:
+            return self._load(resolve_model(self.config.model))
         require_best(self.folder)
         return self._load(self.best if self._learns.whole else resolve_model(self.config.model))
 
@@ -158,6 +181,8 @@ class Run:
 
     @cached_property
     def _learner(self) -> Learner:
+        if self._at_last:
+            return self._last_learner()
         return self._learns(self._backbone, self.config, self.best)
 
     def learner_for(self, prompts: Sequence[str]) -> Learner:
@@ -221,13 +246,15 @@ class Run:
         seeds: Sequence[int],
         *,
         base: bool = False,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         on_step: Callable[..., None] | None = None,
     ) -> list[Image.Image]:
         """One picture for each prompt and its seed, by the run's result or by its base model.
 
         Raises UserError for an unfinished run without best/.
         """
-        chosen = self.settings(prompts[0], seeds[0])
+        chosen = self.settings(prompts[0], seeds[0], steps, guidance_scale)
         return self._drawn(prompts, seeds, chosen, on_step, base)
 
     def _drawn(

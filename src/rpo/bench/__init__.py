@@ -1,0 +1,1 @@
+"""The laboratory: many jobs into one results folder, on this machine or on many."""

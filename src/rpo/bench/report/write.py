@@ -1,0 +1,87 @@
+"""Writes the report of a results folder: report.html, tables.md and a CSV file for each table."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from rpo.bench.records import JOBS, SUITE
+from rpo.bench.report.figures import TILE, Photos
+from rpo.bench.report.measured import read
+from rpo.bench.report.page import render_page, report_on, to_page_markdown
+from rpo.data.photo import RejectedPhoto, read_photo
+from rpo.errors import UserError, printable
+from rpo.evaluation.dreambench import load_suite
+from rpo.models.resolve import EMBEDDED
+from rpo.reading import refuse_links
+from rpo.report import page
+from rpo.report.tables import to_csv
+from rpo.runs.replacing import replacing
+
+FOLDER, PAGE, TABLES = "report", "report.html", "tables.md"
+_REMEDY = "free some space, then run the same command again"
+
+
+def is_results(folder: Path) -> bool:
+    """Whether a folder holds the results of a benchmark."""
+    return (folder / JOBS).is_dir()
+
+
+def write_report(folder: Path, out: Path | None = None, subjects: str | None = None) -> Path:
+    """Writes the report into `out`, by default report/ of the results; returns the page's path.
+
+    subjects: whose photos stand beside the drawings, as `load_suite` reads it; by default those of
+    Emojiland for its suites. Where other photos lie is not for a results folder to say: it may be
+    anybody's, and nothing outside it is read at its word.
+
+    Files of an earlier report are replaced. Where results have several base models or judges, each
+    but the first has its number in the names of its CSV files. UserError, before anything is
+    written, for a folder without results, a damaged one, and a place that holds other files.
+    """
+    for name in (JOBS, SUITE, FOLDER):
+        refuse_links(folder / name)
+    place = folder / FOLDER if out is None else out
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{printable(place)}: a file where the report belongs; name another --out")
+    if place.is_dir() and any(place.iterdir()) and not (place / TABLES).is_file():
+        raise UserError(f"{printable(place)}: holds other files; name a new folder by --out")
+    results = read(folder)
+    reports = [report_on(group, results.suite) for group in results.groups]
+    if subjects is None and results.suite and results.suite.subjects == EMBEDDED:
+        subjects = EMBEDDED
+    photos = _photos(subjects)
+    files = {
+        PAGE: render_page(results, reports, photos),
+        TABLES: to_page_markdown(results, reports),
+    }
+    for number, report in enumerate(reports, 1):
+        suffix = "" if number == 1 else f"-{number}"
+        files |= {f"{table.name}{suffix}.csv": to_csv(table) for table in report.tables}
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        with replacing(place / name, _REMEDY) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    return place / PAGE
+
+
+def _photos(subjects: str | None) -> Photos:
+    """The first photo of each subject that can be read, as a square."""
+    folders = {e.name: e.folder for e in load_suite(subjects).entries} if subjects else {}
+
+    @cache
+    def first(subject: str) -> Image.Image | None:
+        folder = folders.get(subject)
+        for file in sorted(folder.iterdir()) if folder else ():
+            try:
+                return ImageOps.fit(read_photo(file).image, (2 * TILE, 2 * TILE))
+            except RejectedPhoto:
+                continue
+        return None
+
+    def show(subject: str, caption: str) -> str:
+        image = first(subject)
+        return page.figure(image, f"photo of {printable(subject)}", caption, TILE) if image else ""
+
+    return show
