@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rpo.bench.records import RUNS, Job
-from rpo.config import for_subject, to_toml
+from rpo.config import for_subject, from_toml, to_toml
+from rpo.models.resolve import Kind, default_reward
 from rpo.runs.pictures import slug
 from rpo.runs.replacing import remove
 
@@ -96,6 +97,21 @@ def make_order(suite: BenchSuite, results: Path, row: SuiteRow, entry: Entry, se
         keep=suite.keep,
         titles=tuple(row.titles.items()),
     )
+
+
+def models_of(order: Order) -> list[tuple[str, Kind]]:
+    """The models that a job loads, by name: base, reward, judges."""
+    config = from_toml(order.config, "job")
+    wanted: list[tuple[str, Kind]] = [] if order.images else [(config.model, "pipeline")]
+    if order.job.method:
+        reward = config.reward.model
+        wanted.append((default_reward(config.model) if reward == "auto" else reward, "reward"))
+    judges = dict(order.judges)
+    if judges:
+        wanted += [(judges["dino"], "judge-dino"), (judges["clip"], "judge-clip")]
+    if judges.get("aesthetic"):
+        wanted.append((judges["aesthetic_clip"], "judge-clip"))
+    return wanted
 
 
 def job_id(row: str, subject: str, seed: int) -> str:

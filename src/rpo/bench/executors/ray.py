@@ -23,11 +23,10 @@ from typing import Any
 
 from rpo.bench.executors.executor import Heard, StopWork, Work, work_on
 from rpo.bench.executors.parcels import Parcel, node_place, pack, read_piece, unpack
-from rpo.bench.order import Order
-from rpo.config import from_toml
+from rpo.bench.order import Order, models_of
 from rpo.errors import UserError
 from rpo.models import resolve
-from rpo.models.resolve import EMBEDDED, Kind, default_reward, resolve_model
+from rpo.models.resolve import EMBEDDED, Kind, resolve_model
 
 GIGABYTE = 10**9
 
@@ -45,7 +44,7 @@ class Needs:
 class Luggage:
     """What an order needs besides: photos, the gallery's folder, and models by (name, kind)."""
 
-    photos: Parcel
+    photos: Parcel | None
     gallery: Parcel | None
     models: tuple[tuple[str, Kind, Parcel], ...]
 
@@ -165,24 +164,13 @@ class _Depot:
 
 def pack_for(order: Order) -> Luggage:
     """What the order's node may lack. UserError for a model that is not here either."""
-    config = from_toml(order.config, "job")
-    reward = config.reward.model
-    wanted: list[tuple[str, Kind]] = []
-    if not order.images:
-        wanted.append((config.model, "pipeline"))
-    if order.job.method:
-        wanted.append((default_reward(config.model) if reward == "auto" else reward, "reward"))
-    for role, name in order.judges:
-        if name and role in ("dino", "clip"):
-            wanted.append((name, f"judge-{role}"))  # type: ignore[arg-type]
     models = []
-    for name, kind in wanted:
+    for name, kind in models_of(order):
         if name != EMBEDDED and (place := resolve_model(name, kind)).is_dir():
             models.append((name, kind, pack(place, weights=True)))
-    gallery = None
-    if order.gallery not in ("", EMBEDDED):
-        gallery = pack(Path(order.gallery))
-    return Luggage(pack(Path(order.photos)), gallery, tuple(models))
+    photos = pack(Path(order.photos)) if order.job.method and order.photos else None
+    gallery = pack(Path(order.gallery)) if order.gallery not in ("", EMBEDDED) else None
+    return Luggage(photos, gallery, tuple(models))
 
 
 def _do(
@@ -216,8 +204,9 @@ def _do(
         gallery = unpack(luggage.gallery, fetch, node_place(luggage.gallery))
         order = replace(order, gallery=str(gallery))
     with tempfile.TemporaryDirectory(prefix="rpo-") as folder:
-        place = Path(folder, Path(order.photos).name)
-        order = replace(order, photos=str(unpack(luggage.photos, fetch, place)))
+        if luggage.photos:
+            place = Path(folder, Path(order.photos).name)
+            order = replace(order, photos=str(unpack(luggage.photos, fetch, place)))
         work_on(order, work(), send, lambda: stopped)
     return ends[0]
 
