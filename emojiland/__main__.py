@@ -134,6 +134,9 @@ def main() -> None:
     parser.add_argument(
         "--autoencoder", type=Path, help="a trained one's folder, in place of training one"
     )
+    parser.add_argument(
+        "--before", type=Path, help="an earlier pipeline, measured beside what lies in the assets"
+    )
     args = parser.parse_args()
     work = args.work.expanduser()
     steps = dict(STEPS)
@@ -146,7 +149,7 @@ def main() -> None:
             export(models, tokenizer, scale, work)
     if args.action in ("build", "evaluate"):
         test: Pool = load_pool(work / "artwork", work, TEST_SCENES, seed=2)
-        figures = evaluate.evaluate(ASSETS, work / "artwork", test)
+        figures = evaluate.evaluate(ASSETS, work / "artwork", test, args.before)
         rows = {}
         for name in STEPS:
             log = work / f"{name}.jsonl"

@@ -16,7 +16,9 @@ from torch import Tensor
 from emojiland.art import CLASS_ICONS, LIVE_CLASSES
 from emojiland.autoencoder import psnr
 from emojiland.backgrounds import CONTEXTS
-from emojiland.figures import OUTFITS, TINTS
+from emojiland.fidelity import frechet_distance, gaussian, sharpness
+from emojiland.figures import TINTS
+from emojiland.outfits import OUTFITS
 from emojiland.pool import Pool
 from emojiland.scenes import Look, instance, random_look
 from emojiland.subjects import SUBJECTS
@@ -89,12 +91,16 @@ def _axes(images: Tensor, nouns: list[str], looks: list[Look], judge: Encoder) -
     return out
 
 
-def evaluate(assets: Path, artwork: Path, test: Pool, count: int = 500) -> dict[str, object]:
+def evaluate(
+    assets: Path, artwork: Path, test: Pool, before: Path | None = None, count: int = 500
+) -> dict[str, object]:
+    """Every figure of what lies in `assets`; "before" has those of an earlier pipeline's folder.
+
+    Both pipelines draw the same prompts from the same seeds.
+    """
     judge = load_encoder(assets / "judge-clip")
     reward = load_encoder(assets / "reward")
     dino = load_encoder(assets / "judge-dino")
-    backbone = Backbone.load(assets / "pipeline")
-    rng = np.random.default_rng(23)
     figures: dict[str, object] = {
         "solver_steps": STEPS,
         "guidance_scale": GUIDANCE,
@@ -103,7 +109,6 @@ def evaluate(assets: Path, artwork: Path, test: Pool, count: int = 500) -> dict[
 
     real = _to_unit(test.images[:count])
     captions = test.captions[:count]
-    figures["autoencoder_psnr_db"] = psnr(backbone.vae, test.images[:count])
     seen = {"judge": judge, "reward": reward}
     for name, encoder in seen.items():
         figures[f"real_scenes_of_16_by_{name}"] = retrieval(
@@ -112,22 +117,12 @@ def evaluate(assets: Path, artwork: Path, test: Pool, count: int = 500) -> dict[
     figures["real_scenes_axes"] = _axes(
         judge.encode_images(real), test.nouns[:count], test.looks[:count], judge
     )
-
-    who = [instance(artwork, 10**6 + k) for k in range(count)]
-    looks = [random_look(rng, w) for w in who]
-    nouns = [w.sprite.noun for w in who]
-    prompts = [look.caption(noun) for look, noun in zip(looks, nouns, strict=True)]
-    drawn = judge.encode_images(_draw(backbone, prompts, 0))
-    figures["base_model_of_16"] = retrieval(drawn, prompts, judge)
-    figures["base_model_axes"] = _axes(drawn, nouns, looks, judge)
-    named = [f"a photo of a [V] {n}" for n in CLASS_ICONS for _ in range(10)]
-    plain = judge.encode_images(_draw(backbone, named, 10_000))
-    figures["identifier_prompt_class"] = choice(
-        plain,
-        [k for k in range(len(CLASS_ICONS)) for _ in range(10)],
-        [[f"a {n}" for n in CLASS_ICONS]] * len(named),
-        judge,
-    )
+    others = _to_unit(test.images[count : 2 * count])
+    figures["real_scenes_frechet"] = _frechet(others, real, dino)
+    figures["real_scenes_sharpness"] = sharpness(others, real)
+    figures |= pipeline_figures(assets / "pipeline", artwork, test, judge, dino, count)
+    if before is not None:
+        figures["before"] = pipeline_figures(before, artwork, test, judge, dino, count)
 
     photos, owner = [], []
     for k, name in enumerate(SUBJECTS):
@@ -147,6 +142,47 @@ def evaluate(assets: Path, artwork: Path, test: Pool, count: int = 500) -> dict[
             float(similar[~same].mean()),
         ]
     return figures
+
+
+def pipeline_figures(
+    pipeline: Path, artwork: Path, test: Pool, judge: Encoder, dino: Encoder, count: int
+) -> dict[str, object]:
+    """What depends on the text-to-image model alone, in `count` pictures by its autoencoder, as
+    many that it draws of the world's captions, and ten for each noun."""
+    backbone = Backbone.load(pipeline)
+    rng = np.random.default_rng(23)
+    scenes = _to_unit(test.images[:count])
+    again = backbone.decode(backbone.encode_images(scenes * 2 - 1, batch_size=50), batch_size=50)
+    figures: dict[str, object] = {
+        "autoencoder_psnr_db": psnr(backbone.vae, test.images[:count]),
+        "autoencoder_sharpness": sharpness(again, scenes),
+    }
+    who = [instance(artwork, 10**6 + k) for k in range(count)]
+    looks = [random_look(rng, w) for w in who]
+    nouns = [w.sprite.noun for w in who]
+    prompts = [look.caption(noun) for look, noun in zip(looks, nouns, strict=True)]
+    pictures = _draw(backbone, prompts, 0)
+    drawn = judge.encode_images(pictures)
+    figures["base_model_of_16"] = retrieval(drawn, prompts, judge)
+    figures["base_model_axes"] = _axes(drawn, nouns, looks, judge)
+    figures["base_model_frechet"] = _frechet(pictures, scenes, dino)
+    figures["base_model_sharpness"] = sharpness(pictures, scenes)
+    named = [f"a photo of a [V] {n}" for n in CLASS_ICONS for _ in range(10)]
+    plain = judge.encode_images(_draw(backbone, named, 10_000))
+    figures["identifier_prompt_class"] = choice(
+        plain,
+        [k for k in range(len(CLASS_ICONS)) for _ in range(10)],
+        [[f"a {n}" for n in CLASS_ICONS]] * len(named),
+        judge,
+    )
+    return figures
+
+
+def _frechet(pictures: Tensor, scenes: Tensor, judge: Encoder) -> float:
+    """Fréchet distance of the judge's features of both."""
+    return frechet_distance(
+        *(gaussian(judge.encode_images(images)) for images in (pictures, scenes))
+    )
 
 
 def contact_sheet(assets: Path, file: Path) -> None:

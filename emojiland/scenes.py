@@ -11,7 +11,8 @@ from PIL import Image, ImageFilter
 
 from emojiland.art import Sprite, load_sprites
 from emojiland.backgrounds import CONTEXTS, FLOATING, HOME, SIZE, variants
-from emojiland.figures import CANVAS, OUTFITS, TINTS, Instance, figure, random_instance
+from emojiland.figures import CANVAS, TINTS, Instance, figure, random_instance
+from emojiland.outfits import OUTFITS
 
 STYLE = "in Vincent Van Gogh rendition"
 # Rare words that mean nothing, so that a model learns to read past an unknown identifier.

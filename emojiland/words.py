@@ -11,7 +11,8 @@ from transformers import AddedToken, CLIPTokenizer
 
 from emojiland.art import CLASS_ICONS
 from emojiland.backgrounds import CONTEXTS
-from emojiland.figures import OUTFITS, TINTS
+from emojiland.figures import TINTS
+from emojiland.outfits import OUTFITS
 from emojiland.scenes import FILLERS, STYLE, Look
 
 MAX_LENGTH = 20

@@ -14,24 +14,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forgeries import DATA, SCRIPT, STATES, first_of, forge_data, forge_state
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-SCRIPT = "<script>alert(1)</script>"
 ADAPTER = "best/pytorch_lora_weights.safetensors"
+
+# The kinds of runs that are spoiled, and what besides its card each one's best/ consists of.
+KINDS = {
+    "full": (
+        "best/model_index.json",
+        "best/unet/config.json",
+        "best/unet/diffusion_pytorch_model.safetensors",
+    ),
+    "flow": (
+        "best/model_index.json",
+        "best/transformer/config.json",
+        "best/transformer/diffusion_pytorch_model.safetensors",
+    ),
+    "lora": (ADAPTER,),
+}
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """run: "done", "begun" (broken off at a checkpoint) or "lora"; apply(folder, outside)."""
+    """kind: of `KINDS`; state: "done" or "begun" (broken off at a checkpoint).
 
-    run: str
+    apply(folder, outside) spoils a copy of that run.
+    """
+
+    kind: str
+    state: str
     name: str
     apply: Callable[[Path, Path], None]
 
     def __str__(self) -> str:
-        return f"{self.run}: {self.name}"
+        return f"{self.kind}, {self.state}: {self.name}"
 
 
 def neighbour(root: Path) -> Path:
@@ -108,9 +127,6 @@ FILES = {
         "environment.json",
         "metrics.jsonl",
         "best/rpo.json",
-        "best/model_index.json",
-        "best/unet/config.json",
-        "best/unet/diffusion_pytorch_model.safetensors",
     ),
     "begun": (
         "metrics.jsonl",
@@ -120,7 +136,6 @@ FILES = {
         "best/rpo.json",
         "images/photos/01-0.png",
     ),
-    "lora": (ADAPTER, "best/rpo.json"),
 }
 
 
@@ -157,7 +172,6 @@ ENTRIES = (
         "environment.json",
         ("subject", "subject.photos.0", "models.pipeline.files", "hardware.device", "resolution"),
     ),
-    ("done", "best/model_index.json", ("_class_name", "unet", "scheduler", "vae")),
 )
 
 
@@ -254,7 +268,7 @@ def _file_for_folder(name: str, folder: Path, outside: Path) -> None:
 
 LINKED = (
     *("best", "last", "images", "images/photos", "images/validation", "images/generated"),
-    *("best/unet", "export", "export/lora", "tensorboard", ".best.new", ".best.old"),
+    *("export", "export/lora", "tensorboard", ".best.new", ".best.old"),
 )
 
 
@@ -280,11 +294,6 @@ def _metadata(text: str, folder: Path, outside: Path) -> None:
     save_file(load_file(folder / ADAPTER), folder / ADAPTER, {"lora_adapter_metadata": text})
 
 
-def _first(tensors: dict, change: Callable[[torch.Tensor], torch.Tensor]) -> dict:
-    name = min(tensors)
-    return {**tensors, name: change(tensors[name]).contiguous().clone()}
-
-
 TENSORS: dict[str, Callable[[dict], dict]] = {
     "other shapes": lambda t: {name: v.new_zeros(3, 2) for name, v in t.items()},
     "no tensors": lambda t: {},
@@ -292,8 +301,8 @@ TENSORS: dict[str, Callable[[dict], dict]] = {
     "one more": lambda t: {**t, "x": torch.zeros(2)},
     "one missing": lambda t: dict(sorted(t.items())[1:]),
     "half missing": lambda t: dict(sorted(t.items())[::2]),
-    "one longer": lambda t: _first(t, lambda v: torch.cat([v.reshape(-1), v.reshape(-1)])),
-    "one a scalar": lambda t: _first(t, lambda v: v.new_zeros(())),
+    "one longer": lambda t: first_of(t, lambda v: torch.cat([v.reshape(-1), v.reshape(-1)])),
+    "one a scalar": lambda t: first_of(t, lambda v: v.new_zeros(())),
     "whole numbers": lambda t: {name: v.long() for name, v in t.items()},
 }
 METADATA = {
@@ -308,39 +317,52 @@ METADATA = {
 }
 
 
-def mutations() -> Iterator[Mutation]:
-    """All of them."""
-    for run, files in FILES.items():
-        for file in files:
+def mutations(kind: str = "full") -> Iterator[Mutation]:
+    """All of a kind of run."""
+
+    def make(state: str, name: str, apply: Callable[..., None], *how: Any) -> Mutation:
+        return Mutation(kind, state, name, partial(apply, *how))
+
+    weights = KINDS[kind][-1]
+    for state, files in FILES.items():
+        for file in (*files, *(KINDS[kind] if state == "done" else ())):
             for name, apply in WHATEVER.items():
-                yield Mutation(run, f"{file} {name}", partial(apply, file))
-    for run, file, keys in ENTRIES:
+                yield make(state, f"{file} {name}", apply, file)
+    entries = list(ENTRIES)
+    if kind != "lora":
+        part = weights.split("/")[1]
+        entries.append(("done", "best/model_index.json", ("_class_name", part, "scheduler", "vae")))
+    for state, file, keys in entries:
         for key in keys:
             for name, text in WRONG.items():
-                yield Mutation(run, f"{file} {key} {name}", partial(_set, file, key, text))
-    for run in ("begun", "done"):
+                yield make(state, f"{file} {key} {name}", _set, file, key, text)
+    for state in ("begun", "done"):
         for name, line in LINES.items():
-            yield Mutation(run, f"metrics end in {name}", partial(_append, line))
+            yield make(state, f"metrics end in {name}", _append, line)
     for event, key, value in RECORDS:
         name = f"metrics {event}.{key} {str(value)[:24]!r}"
-        yield Mutation("begun", name, partial(_in_records, event, key, value))
+        yield make("begun", name, _in_records, event, key, value)
     for key, text in SETTINGS:
         name = f"config {key} {text[:24]} of {len(text)}"
-        yield Mutation("begun", name, partial(_setting, key, text))
-    for folder in LINKED:
-        yield Mutation("begun", f"{folder} is a link", partial(_linked_folder, folder))
+        yield make("begun", name, _setting, key, text)
+    for folder in (*LINKED, *(() if kind == "lora" else (weights.rpartition("/")[0],))):
+        yield make("begun", f"{folder} is a link", _linked_folder, folder)
     for folder in ("best", "last", "images"):
-        yield Mutation("begun", f"{folder} is gone", partial(_lost_folder, folder))
-        yield Mutation("done", f"{folder} is gone", partial(_lost_folder, folder))
-        yield Mutation("done", f"{folder} is a file", partial(_file_for_folder, folder))
-    yield Mutation("begun", "a picture of 10^10 pixels", _bomb)
+        yield make("begun", f"{folder} is gone", _lost_folder, folder)
+        yield make("done", f"{folder} is gone", _lost_folder, folder)
+        yield make("done", f"{folder} is a file", _file_for_folder, folder)
+    yield make("begun", "a picture of 10^10 pixels", _bomb)
     for name, change in TENSORS.items():
-        for run, file in (
-            ("lora", ADAPTER),
+        for state, file in (
             ("begun", "last/data.safetensors"),
             ("begun", "last/trainer.safetensors"),
-            ("done", "best/unet/diffusion_pytorch_model.safetensors"),
+            ("done", weights),
         ):
-            yield Mutation(run, f"{file} {name}", partial(_tensors, file, change))
-    for name, text in METADATA.items():
-        yield Mutation("lora", f"adapter's settings: {name}", partial(_metadata, text))
+            yield make(state, f"{file} {name}", _tensors, file, change)
+    for name, change in STATES.items():
+        yield make("begun", f"last/trainer.safetensors with {name}", forge_state, change)
+    for name, change in DATA.items():
+        yield make("begun", f"last/data.safetensors with {name}", forge_data, change)
+    if kind == "lora":
+        for name, text in METADATA.items():
+            yield make("done", f"adapter's settings: {name}", _metadata, text)

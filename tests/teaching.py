@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from tiny import RESOLUTION
 from torch import Tensor, nn
 
-from rpo.config import Config, TrainingConfig, ValidationConfig
+from rpo.config import Config, DreamBoothConfig, SamplingConfig, TrainingConfig, ValidationConfig
 from rpo.data.prompts import Prompt
 from rpo.events import Progress, StepDone
 from rpo.learners import learner_class
@@ -24,6 +24,7 @@ from rpo.rewards.harmonic import Scores
 from rpo.training.loop import Trainer
 
 PHOTOS = 3
+CLASS = 5  # class pictures of DreamBooth
 
 
 def make_config(method: str, seed: int = 3, every: int = 3, **sections: Any) -> Config:
@@ -37,6 +38,20 @@ def make_config(method: str, seed: int = 3, every: int = 3, **sections: Any) -> 
         validation=ValidationConfig(every=every, steps=2),
         **sections,
     )
+
+
+def similarity_config(**training: Any) -> Config:
+    return make_config("similarity", training=training)
+
+
+def rpo_config(**training: Any) -> Config:
+    """With two pictures a prompt, drawn in two steps."""
+    return make_config("rpo", training=training, sampling=SamplingConfig(2, images_per_prompt=2))
+
+
+def dreambooth_config(weight: float = 1.0, **more: Any) -> Config:
+    section = DreamBoothConfig(CLASS, weight)
+    return make_config("dreambooth", dreambooth=section, sampling=SamplingConfig(2), **more)
 
 
 def make_task(backbone: Backbone, config: Config) -> Task:
@@ -72,16 +87,16 @@ class Judge:
         return {}
 
 
+def prepared(method: Method) -> Iterator[Any]:
+    """The events of its preparation, and in the end what it learns from."""
+    data = yield from method.prepare()
+    yield data
+
+
 def make_trainer(backbone: Backbone, config: Config, method: type[Method] | None = None) -> Trainer:
     """Prepared, at step 0."""
     taught = (method or method_class(config))(make_task(backbone, config))
-    events, data = taught.prepare(), None
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            data = end.value
-            break
+    *_, data = prepared(taught)
     learner = learner_class(config.training.weights)(backbone, config)
     return Trainer(learner, taught, data, config, Judge())  # type: ignore[arg-type]
 

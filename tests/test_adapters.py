@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from jobs import make_world
+from looping import first_step, make_config, make_trainer
 from safetensors.torch import load_file
-from test_training import first_step, make_config, make_trainer
 from tiny import LATENT_SHAPE, RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from jobs import World, contents, make_world, measured, results
+from jobs import World, contents, measured, results
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
 from teaching import make_config, make_trainer
@@ -236,11 +236,6 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 # --- the whole job ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("custom diffusion"))
 
 
 SETTINGS = {"dreambooth.class_images": 3, "training.accumulate": 1}

@@ -180,7 +180,8 @@ def test_settings_on_the_pages_exist_and_parse(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     sections = {key.split(".")[0] for key in SETTINGS if "." in key}
     named = re.findall(rf"(?<!\.)\b((?:{'|'.join(sections)})\.[a-z_]+)\b(?!\()", text)
-    assert set(named) - set(SETTINGS) - {f"{s}.py" for s in sections} == set()
+    files = {f"{s}.{ending}" for s in sections for ending in ("py", "md", "zip")}
+    assert set(named) - set(SETTINGS) - files == set()
     for key, value in re.findall(r"--set ([\w.]+)=([^\s`\"]+)", text):
         if not value.isupper():  # FOLDER and the like stand for the user's own
             SETTINGS[key].parse(value)
@@ -259,7 +260,7 @@ COUNTED = (
     ("backgrounds.py", "CONTEXTS"),
     ("home.py", "HOME"),
     ("figures.py", "TINTS"),
-    ("figures.py", "OUTFITS"),
+    ("outfits.py", "OUTFITS"),
 )
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import World, break_off, make_world, measured, results
-from test_training import drawn, make_config, make_data, make_trainer
+from jobs import World, break_off, measured, results
+from looping import drawn, make_config, make_data, make_trainer
 from tiny import tiny_backbone
 
 import rpo
@@ -18,11 +18,6 @@ from rpo.errors import UserError
 from rpo.events import StepDone
 from rpo.methods.dpo import DPO
 from rpo.runs.spec import JobSpec
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("dpo"))
 
 
 def test_the_loss_is_that_of_the_pairs_alone() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import World, contents, finished_run, make_world
+from jobs import World, contents, make_world
+from judging import save_dino
 from PIL import Image, ImageDraw
-from test_evaluation import save_dino
 from tiny import RESOLUTION
 
 import rpo
@@ -34,11 +34,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     two = text.replace('["a red {}"]', '["a red {}", "a {} in my den"]')
     world.prompts.write_text(two, encoding="utf-8")
     return world
-
-
-@pytest.fixture(scope="module")
-def done(world: World) -> Path:
-    return finished_run(world)
 
 
 @pytest.fixture(scope="module")

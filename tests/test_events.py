@@ -243,6 +243,7 @@ EXAMPLES: dict[str, rpo.Event] = {
     "validated": Validated(
         40, 0.5, 0.25, 0.75, False, None, ("a [V] dog",), {"sharp": 2.0}, ("b/01.png",), **STAMP
     ),
+    "redrawn": events.Redrawn(40, 0.5, None, ("a [V] dog",), ("c/01.png",), **STAMP),
     "stopped": Stopped(40, 0, "patience", **STAMP),
     "phase": events.PhaseDone("loading", 1.5, 320.0, None, **STAMP),
     "finished": Finished(Path("/runs/dog-1"), 40, Path("/runs/dog-1/report.html"), **STAMP),
@@ -269,7 +270,7 @@ def test_an_event_survives_json(name: str) -> None:
 
 def test_pictures_stay_in_the_process() -> None:
     pictures = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    for name in ("drawn", "validated"):
+    for name in ("drawn", "validated", "redrawn"):
         event: Any = dataclasses.replace(EXAMPLES[name], images=pictures)  # type: ignore[call-arg]
         back: Any = events.from_record(json.loads(json.dumps(events.to_record(event))))
         assert back.images is None

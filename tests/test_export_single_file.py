@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from exporting import apart, metadata
 from jobs import World, make_world
 from original import save_original, small_files
 from PIL import Image
 from safetensors.torch import load_file
-from test_export import apart, metadata
 from tiny import tiny_pipeline
 
 from rpo.cli import commands as cli

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import World, break_off, make_world, results, save_photos
+from jobs import World, break_off, results, save_photos
 from PIL import Image
 
 import rpo
@@ -18,11 +18,6 @@ from rpo.cli import commands as cli
 from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import StepDone
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def photos_of(run: Path) -> dict[str, Any]:

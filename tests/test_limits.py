@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import World, contents, finished_run, make_world, results
+from jobs import World, contents, make_world, results
 from safetensors.torch import load_file, save_file
 from toys import ToyReward
 
@@ -30,11 +30,6 @@ PROMPT = "a [V] dog"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("limits") / "world")
-
-
-@pytest.fixture(scope="module")
-def done(world: World) -> Path:
-    return finished_run(world)
 
 
 @pytest.fixture(autouse=True)

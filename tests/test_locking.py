@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import World, break_off, contents, finished_run, make_world, measured, results
+from jobs import World, break_off, contents, measured, results
 
 import rpo
 from rpo.cli import commands as cli
@@ -21,16 +21,6 @@ from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.events import Failed, Notice, Started, StepDone, Validated
 from rpo.runs.locking import LOCK, Owner, holder, locked
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("kleine Welt"))
-
-
-@pytest.fixture(scope="module")
-def done(world: World) -> Path:
-    return finished_run(world)
 
 
 def write(folder: Path, owner: Owner) -> None:

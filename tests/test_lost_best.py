@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import World, break_off, contents, make_world, results
+from jobs import World, break_off, contents, results
 
 import rpo
 from rpo.cli import commands as cli
@@ -20,11 +20,6 @@ from rpo.runs.result import load_run
 LAST = {"validation.keep": "last"}  # so that the last weights are the kept ones
 # no step is better than the base model
 STILL = {"training.learning_rate": 1e-12}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("kleine Welt"))
 
 
 def lasting(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from jobs import make_world
+from looping import make_config, make_trainer
 from PIL import Image
-from test_training import make_config, make_trainer
 from tiny import RESOLUTION, tiny_backbone
 from torch import Tensor, nn
 

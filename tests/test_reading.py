@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rpo import replacing as module
 from rpo.config import Config
 from rpo.errors import UserError
 from rpo.models.resolve import read_index
@@ -24,11 +25,10 @@ from rpo.reading import (
     refuse_links,
     whole,
 )
-from rpo.runs import replacing as module
+from rpo.replacing import flush_tree, remove_leftovers, replacing
 from rpo.runs import schemas
 from rpo.runs.checkpoint import load_tensors, save_tensors
 from rpo.runs.folder import RunFolder
-from rpo.runs.replacing import flush_tree, remove_leftovers, replacing
 from rpo.runs.result import load_run
 
 SHAPE = {"n": whole, "x": (number, None), "names": [str], "more": every(bool)}

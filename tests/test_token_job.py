@@ -19,11 +19,6 @@ from rpo.events import StepDone, Validated
 from rpo.exports.token_files import find_token
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("textual inversion"))
-
-
 def train(world: World, out: Path, **more: Any) -> rpo.Run:
     settings = world.settings(**{"textual_inversion.vectors": 2, **more})
     return rpo.train(

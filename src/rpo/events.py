@@ -35,7 +35,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The first event: what will be done, and in which folder. Nothing but its lock is written."""
+    """The first event: what will be done, and in which folder. Nothing but its lock is written.
+
+    photo_prompts: each photo's own, where some have captions; "", and none, is `reference_prompt`.
+    """
 
     path: Path
     subject: str
@@ -50,6 +53,7 @@ class Started(Event):
     training_prompts: tuple[str, ...]
     validation_prompts: tuple[str, ...]
     method: str = "rpo"
+    photo_prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,24 @@ class Validated(Event):
 
 
 @dataclass(frozen=True)
+class Redrawn(Event):
+    """The validation pictures of the chosen step on the base model as it is: of a quantised run.
+
+    Attributes:
+        step: of the adapter.
+        reward: their mean of r_lambda_val (Eq. 5); it chose nothing.
+        images: (N, 3, H, W) uint8 on the CPU, from the noises of the validations.
+        files: where they are, relative to the run.
+    """
+
+    step: int
+    reward: float
+    images: Tensor | None = field(metadata=_IN_PROCESS)
+    prompts: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Stopped(Event):
     """The end of the training: all steps are done, or the patience ran out."""
 
@@ -191,6 +213,7 @@ KINDS: dict[str, type[Event]] = {
     "drawn": Drawn,
     "step": StepDone,
     "validated": Validated,
+    "redrawn": Redrawn,
     "stopped": Stopped,
     "phase": PhaseDone,
     "finished": Finished,

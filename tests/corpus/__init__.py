@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .beside import archives, captions, masks
 from .case import Case
 from .colour import colours, depths
 from .faults import contents, damage
@@ -18,7 +19,7 @@ CASES: tuple[Case, ...] = tuple(
     case
     for make in (
         *(formats, orientations, colours, depths, transparency, damage),
-        *(contents, names, others, folders),
+        *(contents, names, others, captions, masks, folders, archives),
     )
     for case in make()
 )
@@ -51,6 +52,9 @@ def page() -> str:
         "lost, in a progressive one or between two restart markers, only its thumbnail can tell.",
         "WebP, HEIC, AVIF, GIF, BMP, and TIFF unless it is deflated, have no sums over their",
         "pixels: what is decoded without an error is used.",
+        "",
+        "What may lie beside a photo, which square of it is learned from, and how a zip is read:",
+        "[crops.md](crops.md).",
     ]
     for group in dict.fromkeys(case.group for case in CASES):
         lines += [

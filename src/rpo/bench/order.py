@@ -31,6 +31,7 @@ class Order:
         results: the results folder, which the worker reaches under this very path.
         gallery: the suite of subjects among whose photos a drawing has to find its own.
         images: for a row of given pictures, their folder.
+        ip_adapter: for a row that IP-Adapter draws, its file or folder.
         judges: names by role, "" for none; empty where nothing is judged.
         images_per_prompt, pictures, keep, titles: as in a suite.
         attempt: 1, and one more each time that a worker was lost with it.
@@ -42,6 +43,7 @@ class Order:
     results: str
     gallery: str = ""
     images: str = ""
+    ip_adapter: str = ""
     judges: tuple[tuple[str, str], ...] = ()
     images_per_prompt: int = 4
     pictures: int = 256
@@ -55,10 +57,15 @@ class Order:
         return Path(self.results) / RUNS / self.job.id
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """What the row changes, as "training.steps=200"."""
+        return tuple(f"{key}={value}" for key, value in self.job.settings.items())
+
+    @property
     def fingerprint(self) -> str:
         """A digest of all that the order says of the result, wherever and whenever it is done."""
-        beside = {"photos": "", "results": "", "gallery": "", "images": "", "attempt": 0}
-        facts = asdict(replace(self, **beside))  # type: ignore[arg-type]
+        places = dict.fromkeys(("photos", "results", "gallery", "images", "ip_adapter"), "")
+        facts = asdict(replace(self, attempt=0, **places))
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,6 +98,7 @@ def make_order(suite: BenchSuite, results: Path, row: SuiteRow, entry: Entry, se
         str(results),
         gallery=suite.subjects,
         images=row.images,
+        ip_adapter=row.ip_adapter,
         judges=tuple(suite.judges.items()),
         images_per_prompt=suite.images_per_prompt,
         pictures=suite.pictures,

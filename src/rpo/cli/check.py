@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from rpo.cli.options import PhotosArgument
+from rpo.cli.options import CropFlag, PhotosArgument, Set
+from rpo.config import load_config
 from rpo.errors import UserError, printable
 
 
 def check(
     photos: PhotosArgument,
+    crop: CropFlag = None,
+    settings: Set = None,
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Also write a contact sheet with the crops."),
@@ -20,12 +23,14 @@ def check(
 ) -> None:
     r"""Show which photos would be used, and what is wrong with others.
 
+    Crops, masks and captions are those that the same options give `rpo train`.
     Exits with 2 where `rpo train` would refuse the folder.
 
     [bold]Examples[/]
 
     [cyan]rpo check photos[/]
     [cyan]rpo check photos --sheet sheet.png[/]
+    [cyan]rpo check photos.zip --crop subject --set photos.unmasked_weight=0.1[/]
     """
     from rpo.cli.tables import print_checks
     from rpo.data.contact_sheet import contact_sheet
@@ -33,11 +38,13 @@ def check(
 
     if sheet is not None:
         _check_new_png(sheet)
-    checks = check_folder(photos)
-    print_checks(checks)
+    cropped = None if crop is None else {"crop": crop}
+    chosen = load_config(overrides=settings or (), photos=cropped).photos
+    checks = check_folder(photos, settings=chosen)
+    print_checks(checks, chosen)
     if sheet is not None:
         try:
-            contact_sheet(checks).save(sheet, format="PNG")
+            contact_sheet(checks, settings=chosen).save(sheet, format="PNG")
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"--sheet {sheet}: cannot be written ({reason})") from None

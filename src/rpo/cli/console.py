@@ -95,6 +95,8 @@ class Bars(AbstractContextManager["Bars"]):
             self._bar("training", event.step, self.steps)
         elif isinstance(event, events.Validated):
             self._validated(event)
+        elif isinstance(event, events.Redrawn):
+            self.say(f"On the base model's own weights the reward is {event.reward:.3f}.")
         elif isinstance(event, events.Stopped) and event.reason == "patience":
             self.say(f"Stopped early at step {event.step}: the reward no longer rises.")
 
@@ -108,7 +110,7 @@ class Bars(AbstractContextManager["Bars"]):
         if event.resumed_at is not None:
             self.say(f"Continuing after step {event.resumed_at}.")
         for name, prompts in (
-            ("photos", (event.reference_prompt,)),
+            ("photos", [p or event.reference_prompt for p in event.photo_prompts or ("",)]),
             ("training", event.training_prompts),
             ("validation", event.validation_prompts),
         ):

@@ -17,7 +17,12 @@ from rpo.cli.options import DeviceFlag, JsonFlag
 
 def evaluate_command(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders.")
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="Run folders, and at most one base model (emojiland, a folder, a .safetensors "
+            "file or a hub id), which is told the plain noun.",
+        ),
     ] = None,
     images: Annotated[
         Path | None,
@@ -31,7 +36,8 @@ def evaluate_command(
         typer.Option(
             metavar="FOLDER",
             help="The subjects' photos: emojiland, DreamBench's folder, or one with a "
-            "subjects.toml. Of runs: among whose photos a drawing has to find its own.",
+            "subjects.toml. A model without runs draws them all; of runs: among whose photos a "
+            "drawing has to find its own.",
             show_default="emojiland for its model",
         ),
     ] = None,
@@ -41,6 +47,32 @@ def evaluate_command(
             "--images-per-prompt",
             help="Pictures of each test prompt.",
             show_default="4; of --images the highest K",
+        ),
+    ] = None,
+    ip_adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--ip-adapter",
+            metavar="FILE|FOLDER",
+            help="One more row: MODEL with this IP-Adapter, which sees the subject's photos. "
+            "A .safetensors file beside its image_encoder folder.",
+        ),
+    ] = None,
+    ip_adapter_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--ip-adapter-scale",
+            metavar="0..1",
+            help="How much the photos say beside the prompt.",
+            show_default="0.5",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change how MODEL draws, such as sampling.steps=20.",
         ),
     ] = None,
     dino: Annotated[
@@ -73,9 +105,9 @@ def evaluate_command(
     device: DeviceFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    r"""Measure what runs draw, or any system's pictures.
+    r"""Measure what runs, a base model or IP-Adapter draw, or any system's pictures.
 
-    Draws the test prompts, and prints for each run DINO, CLIP-I, CLIP-T,
+    Draws the test prompts, and prints for each system DINO, CLIP-I, CLIP-T,
     λ-harmonic, identity rank, diversity and class drift with intervals. All
     figures, by prompt, skill, subject and picture, go into evaluation.json
     in one new folder, the pictures beside it.
@@ -84,6 +116,9 @@ def evaluate_command(
 
     [cyan]rpo evaluate runs/photos-1[/]
     [cyan]rpo evaluate runs/dog-1 runs/dog-2 --images-per-prompt 1[/]
+    [cyan]rpo evaluate runs/dog-1 emojiland[/]
+    [cyan]rpo evaluate emojiland --subjects emojiland --images-per-prompt 1[/]
+    [cyan]rpo evaluate stable-diffusion-v1-5 --subjects dreambench --ip-adapter ip-adapter/models[/]
     [cyan]rpo evaluate --images pictures --subjects dreambench[/]
     """
     from rpo.evaluation.evaluate import FILE, evaluate
@@ -104,6 +139,9 @@ def evaluate_command(
             images=images,
             subjects=subjects,
             images_per_prompt=images_per_prompt,
+            ip_adapter=ip_adapter,
+            ip_adapter_scale=ip_adapter_scale,
+            settings=settings or (),
             dino=dino,
             clip=clip,
             aesthetic=aesthetic,
@@ -152,10 +190,12 @@ def _print_system(console: Console, data: Mapping[str, Any], system: Mapping[str
     say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     subjects = system["subjects"]
     of = next(iter(subjects)) if len(subjects) == 1 else f"{len(subjects)} subjects"
-    say(f"\n{system['name']}: {of}")
+    judged = sum(1 for row in system.get("pictures", ()) if row["prompt"])
+    say(f"\n{system['name']}: {of}" + (f", {_pictures(judged)}" if judged else ""))
     console.print(table)
     if len(system["subjects"]) == 1:
-        say("n: prompts of this one subject (class drift: pictures), no sample of subjects")
+        drift = " (class drift: pictures)" if "class" in system else ""
+        say(f"n: prompts of this one subject{drift}, no sample of subjects")
     for line in _provenance(data, system):
         say(line)
     for line in system.get("missing", ()):
@@ -166,35 +206,59 @@ def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]
     """What a figure cannot be compared without, a line each."""
     if "runs" in system:
         return [f"runs           {', '.join(system['runs'])}"]
-    protocol = data["protocol"]
     backbone = f"unknown; the pictures of {system.get('folder')}"
     if "model" in system:
         how = system["drawing"]
         backbone = (
-            f"{system['model']}; {system['method']} ({system['weights']}), step {system['step']}; "
+            f"{system['model']}; {_learned(system)}; "
             f"{how['scheduler']}, {how['steps']} steps, guidance {how['guidance_scale']:g}, "
             f"{how['resolution']} pixels"
         )
+    drawn = f'judged by "{system["judged"]}"'
+    if "drawn" in system:
+        same = system["drawn"] == system["judged"]
+        drawn = f"drawn and {drawn}" if same else f'drawn by "{system["drawn"]}", {drawn}'
+    drift = ""
+    if "class" in system:
+        drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
+    return [
+        f"backbone       {backbone}",
+        f"prompts        {drawn}{drift}",
+        f"seeds          {system['seeds']}; {_pictures(system['images_per_prompt'])} a prompt",
+        *_judged(data),
+    ]
+
+
+def _judged(data: Mapping[str, Any]) -> list[str]:
+    """Who judged and by which rules, a line each."""
+    protocol = data["protocol"]
     judges = [
         f"{name} {judge['name']} ({', '.join(h[:10] for h in judge['sha256'].values())})"
         for name, judge in data["judges"].items()
     ]
     steps = [f"{name} {_steps(j['preprocessing'])}" for name, j in data["judges"].items()]
-    drawn = f'drawn by "{system["drawn"]}", ' if "drawn" in system else ""
-    drift = ""
-    if "class" in system:
-        drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
     rank = f"identity rank among {len(data['gallery'])} subjects"
     if len(data["gallery"]) == 1:
         rank = "no identity rank without other subjects, which --subjects names"
     return [
-        f"backbone       {backbone}",
         f"judges         {'; '.join(judges)}",
         f"preprocessing  photos: {protocol['photos']}; {'; '.join(steps)}",
-        f'prompts        {drawn}judged by "{system["judged"]}"{drift if "class" in system else ""}',
-        f"seeds          {system['seeds']}; {system['images_per_prompt']} pictures a prompt",
         f"protocol       λ {protocol['lambda']:g}; interval {protocol['interval']}; {rank}",
     ]
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture{'' if count == 1 else 's'}"
+
+
+def _learned(system: Mapping[str, Any]) -> str:
+    """What the model learned, or is shown instead."""
+    if adapter := system.get("adapter"):
+        hashes = ", ".join(h[:10] for h in adapter["sha256"].values())
+        return f"{adapter['name']} ({hashes}), scale {adapter['scale']:g}, {adapter['photos']}"
+    if "run" not in system:
+        return "nothing learned"
+    return f"{system['method']} ({system['weights']}), step {system['step']}"
 
 
 def _steps(preprocessing: Mapping[str, Any]) -> str:

@@ -52,9 +52,18 @@ QuietFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON event a line.")]
 DeviceFlag = Annotated[str | None, typer.Option(help=SETTINGS["device"].help)]
+CropFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="centre|subject|none",
+        help=SETTINGS["photos.crop"].help,
+        show_default=SETTINGS["photos.crop"].default,
+    ),
+]
 PhotosArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="PHOTOS", parser=_folder, help="Folder with 4 to 6 photos of one subject."
+        metavar="PHOTOS", parser=_folder, help="Folder, or zip, of 4 to 6 photos of one subject."
     ),
 ]

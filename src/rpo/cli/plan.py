@@ -61,8 +61,9 @@ def plan(
     Only the shapes of the networks are read, nothing is downloaded or trained.
     Where the settings do not fit, these are changed, in this order, as far as
     it takes: pictures drawn at once, pairs at once, gradient checkpointing,
-    offloading, bfloat16, LoRA, a base in 8 or 4 bits, an 8-bit optimiser, a
-    lower rank. What --set gives stays as it is. GB are 10^9 bytes; a card sold
+    offloading, of method online a tiny decoder, bfloat16, of online the
+    drawings rewarded at once, LoRA, a base in 8 or 4 bits, an 8-bit
+    optimiser, a lower rank. What --set gives stays as it is. GB are 10^9 bytes; a card sold
     as 8 GB has a little more. Where nothing fits, it says what is missing, and
     exits with 1. All figures are estimates.
 

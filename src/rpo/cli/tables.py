@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rpo.config import METHODS, SETTINGS, load_config
+from rpo.config import METHODS, SETTINGS, PhotosConfig, load_config
 from rpo.errors import printable
 from rpo.models.resolve import known_presets
 
@@ -51,22 +51,31 @@ def print_result(run: Run, console: Console | None = None) -> None:
         console.print(f"{name:<9}{printable(str(value))}", soft_wrap=True, markup=False)
 
 
-def print_checks(checks: Sequence[PhotoCheck]) -> None:
-    """The verdict on each photo, as a table on stdout."""
+def print_checks(checks: Sequence[PhotoCheck], settings: PhotosConfig | None = None) -> None:
+    """The verdict on each photo, as a table on stdout; what lies beside it, where something does.
+
+    settings: those that the photos were checked with.
+    """
+    from rpo.data.beside import described
     from rpo.data.subject import remark_on_folder
 
     styles = {"ok": "green", "warning": "yellow", "rejected": "red", "ignored": "dim"}
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("photo", "size", "", "remark"):
+    more = [described(item.beside, settings or PhotosConfig()) for item in checks]
+    names = [name for name in ("crop", "mask", "caption") if any(name in each for each in more)]
+    for name in ("photo", "size", "", *names, "remark"):
         table.add_column(name, overflow="fold")
-    for item in checks:
+    for item, beside in zip(checks, more, strict=True):
         size = f"{item.size[0]} x {item.size[1]}" if item.size else ""
         mark = Text(item.status, style=styles[item.status])
-        table.add_row(Text(printable(item.path.name)), size, mark, Text(printable(item.message)))
+        told = [beside.get(name, "") if item.square else "" for name in names]
+        cells = [Text(printable(text)) for text in (item.path.name, *told, item.message)]
+        table.add_row(cells[0], size, mark, *cells[1:])
     console = Console(highlight=False)
     console.print(table)
-    if remark := remark_on_folder(checks):
-        console.print(f"\nAll together: {printable(remark)}.", soft_wrap=True, markup=False)
+    if remark_on_all := remark_on_folder(checks):
+        text = f"\nAll together: {printable(remark_on_all)}."
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def print_settings() -> None:
@@ -85,6 +94,9 @@ def print_settings() -> None:
     for name, text in presets.help.items():
         console.print(f"\n--preset {name}: {text}", markup=False, soft_wrap=True)
         for section, values in presets.settings[name].items():
+            if not isinstance(values, Mapping):
+                console.print(f"  {section} = {values}", markup=False)
+                continue
             for key, value in values.items():
                 console.print(f"  {section}.{key} = {value}", markup=False)
 

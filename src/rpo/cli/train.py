@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rpo.cli.options import (
+    CropFlag,
     DeviceFlag,
     JsonFlag,
     Method,
@@ -91,6 +92,7 @@ def train(
         Path | None,
         typer.Option(metavar="FILE.toml", help="Settings, as the config.toml of a run."),
     ] = None,
+    crop: CropFlag = None,
     settings: Set = None,
     out: Out = None,
     resume: Annotated[
@@ -117,18 +119,22 @@ def train(
     [cyan]rpo train photos --noun dog --method dreambooth --preset lora --preset early-stop[/]
     [cyan]rpo train photos --noun dog --preset early-stop --set training.steps=200[/]
     [cyan]rpo train photos --noun dog --config runs/photos-1/config.toml --seed 1[/]
+    [cyan]rpo train photos.zip --noun dog --crop none[/]
     [cyan]rpo train photos --noun dog --out runs/photos-1 --resume[/]
     """
     from rpo.data.subject import Subject, remark_on_folder
 
-    presets = known_presets()
-    chosen = load_config(preset, config, settings or (), known=presets, model=model, method=method)
+    cropped = None if crop is None else {"crop": crop}
+    fields: dict[str, Any] = {"model": model, "method": method, "photos": cropped}
+    chosen = load_config(preset, config, settings or (), known=known_presets(), **fields)
     noun = noun or chosen.noun
     if not noun:
         raise UserError("--noun is missing; name what the photos show, such as --noun dog")
     # what is small for a photograph is large enough for Emojiland's 64 pixels
     small_below = 64 if chosen.model == "emojiland" else 256
-    subject = Subject.from_folder(photos, noun, small_below=small_below)
+    # which crop a run that goes on has, its own settings say
+    asked = None if resume else chosen.photos
+    subject = Subject.from_folder(photos, noun, small_below=small_below, settings=asked)
     remarks = [f"{item.path.name}: {item.message}" for item in subject.checks if item.message]
     if remark := remark_on_folder(subject.checks):
         remarks.append(remark)
@@ -143,6 +149,7 @@ def train(
         "seed": seed,
         "device": device,
         "tensorboard": tensorboard,
+        "photos": cropped,
     }
     _run_job(subject, options, quiet, as_json, remarks)
 

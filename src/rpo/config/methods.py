@@ -20,6 +20,9 @@ class Passes:
         texts: rows through the text encoders, with gradient.
         drawn: pictures that the base draws of each training prompt before training.
         class_pictures: those it draws of the class.
+        rewarded: pictures of its own that the learner draws in a step that rewards them, with the
+            gradient of one solver step, of the decoder and of the reward model.
+        rewarding: steps of the run that do so.
     """
 
     learning: int = 1
@@ -27,6 +30,8 @@ class Passes:
     texts: int = 0
     drawn: int = 0
     class_pictures: int = 0
+    rewarded: int = 0
+    rewarding: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,12 @@ def _disenbooth(config: Config) -> Passes:
 
 
 def _online(config: Config) -> Passes:
-    return _preferring(config) if config.training.preference_weight else _similarity(config)
+    settings = config.online
+    rest = _preferring(config) if config.training.preference_weight else _similarity(config)
+    if settings.weight == 0:
+        return rest
+    due = len(range(settings.start, config.training.steps, settings.every))
+    return replace(rest, rewarded=settings.pictures, rewarding=due)
 
 
 DENOISER = ("full", "lora", "dora")  # the learners that any method on the denoiser can teach

@@ -19,6 +19,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "early-stop": {"validation": {"patience": 3}},
     "lora": {"training": {"weights": "lora", "learning_rate": 1e-4}},
+    "online": {
+        "method": "online",
+        "training": {"preference_weight": 0.0, "checkpointing": True},
+        "online": {
+            "weight": 1.0,
+            "lambda_online": 0.5,
+            "start": 100,
+            "every": 2,
+            "pictures": 4,
+            "steps": 10,
+            "late": 3,
+        },
+    },
 }
 BASE_PRESETS = ("paper", "emojiland")
 PRESET_HELP = {
@@ -26,11 +39,12 @@ PRESET_HELP = {
     "emojiland": "larger steps and faster drawing, for the small built-in model",
     "early-stop": "on top of the suitable one, stops three validations after the best one",
     "lora": "on top of the suitable one, trains a small adapter in place of the denoiser",
+    "online": "on top of the suitable one, the method online as it was tried, for large models",
 }
 
 
 class Preset(NamedTuple):
-    """One named set: its help, a clause, and its settings by section."""
+    """One named set: its help, a clause, and its settings by section; the run's by their names."""
 
     help: str
     settings: Mapping[str, Any]
@@ -41,7 +55,7 @@ class Presets:
     """The sets that there are to choose from.
 
     Attributes:
-        settings: of each, by section.
+        settings: of each, as of a `Preset`.
         help: of each, a clause.
         base: the names of the whole ones.
         suitable: the name of the whole one that suits a model, by the model's name.

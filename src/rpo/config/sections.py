@@ -25,6 +25,27 @@ def _field(default: Any, help: str, **limits: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class PhotosConfig(Section):
+    """What is taken of the photos, and of the captions, masks and boxes beside them."""
+
+    _prefix: ClassVar[str] = "photos."
+    crop: Literal["centre", "subject", "none"] = _field(
+        "centre",
+        "The square that is learned from: a photo's middle, the one around its mask or box, or the "
+        "whole photo on plain ground, which does not teach.",
+    )
+    unmasked_weight: float = _field(
+        1.0,
+        "Weight in a photo's loss of what its mask leaves out; 1 is without masks.",
+        at_least=0,
+        at_most=1,
+    )
+    captions: bool = _field(
+        True, "Take NAME.txt beside a photo as its prompt; {} in it stands for the subject."
+    )
+
+
+@dataclass(frozen=True)
 class SamplingConfig(Section):
     """How the base model draws the training images."""
 
@@ -206,6 +227,12 @@ class OnlineConfig(Section):
     late: int = _field(
         3, "The gradient goes through one of this many last solver steps, at random.", at_least=1
     )
+    decoder: str = _field(
+        "own",
+        "What decodes the drawings for the gradient: own, tiny (the family's TAESD, in far less "
+        "memory), or a tiny autoencoder's folder or hub id.",
+        form=(r".+", "own, tiny, a folder or a hub id"),
+    )
     shift: float = _field(
         0.0625,
         "What the reward model sees is shifted by up to this share of the side.",
@@ -228,6 +255,7 @@ class DisenBoothConfig(Section):
 
 
 SECTIONS: dict[str, Any] = {
+    "photos": PhotosConfig,
     "sampling": SamplingConfig,
     "training": TrainingConfig,
     "lora": LoraConfig,
@@ -289,6 +317,7 @@ class Config(Section):
     compile: bool = _field(
         False, "Compile the denoiser: minutes of waiting first, then faster steps and pictures."
     )
+    photos: PhotosConfig = PhotosConfig()
     sampling: SamplingConfig = SamplingConfig()
     training: TrainingConfig = TrainingConfig()
     lora: LoraConfig = LoraConfig()

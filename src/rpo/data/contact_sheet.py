@@ -6,18 +6,25 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from rpo.config import PhotosConfig
+from rpo.data.beside import described
 from rpo.data.subject import PhotoCheck
 from rpo.errors import printable
 
 
-def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
+def contact_sheet(
+    checks: Sequence[PhotoCheck], tile: int = 160, settings: PhotosConfig | None = None
+) -> Image.Image:
     """Every checked photo on one RGB sheet, `tile` pixels each, labelled with name and message.
 
-    Rejected photos are crossed out in red, warnings are amber, what is ignored is an empty grey
-    tile, and what lies outside a photo's centre square is faded. Raises ValueError without checks.
+    Rejected photos are crossed out in red, warnings are amber, and what is ignored is an empty grey
+    tile. What lies outside the square that is learned from is faded; within it, what a mask leaves
+    out is tinted red where the settings make use of masks. Raises ValueError without checks.
     """
+    settings = settings or PhotosConfig()
     if not checks:
         raise ValueError("no checks to show")
     font = _font(max(tile / 13, 9))
@@ -29,17 +36,17 @@ def contact_sheet(checks: Sequence[PhotoCheck], tile: int = 160) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for index, check in enumerate(checks):
         x, y = margin + index % columns * width, margin + index // columns * height
-        sheet.paste(_thumbnail(check, tile), (x, y))
+        sheet.paste(_thumbnail(check, tile, settings.unmasked_weight), (x, y))
         colour = _LABEL_COLOURS[check.status]
         if check.status == "rejected":
             for start, end in (((x, y), (x + tile, y + tile)), ((x, y + tile), (x + tile, y))):
                 draw.line((start, end), fill=colour, width=max(tile // 40, 1))
-        for row, text in enumerate(_label(check, font, tile)):
+        for row, text in enumerate(_label(check, font, tile, settings)):
             draw.text((x, y + tile + margin // 3 + row * line), text, fill=colour, font=font)
     return sheet
 
 
-_GREY = "#dddddd"
+_GREY, _TINT = "#dddddd", "#ff0000"
 _LABEL_LINES = 5
 _LABEL_COLOURS = {
     "ok": "#333333",
@@ -49,25 +56,41 @@ _LABEL_COLOURS = {
 }
 
 
-def _thumbnail(check: PhotoCheck, tile: int) -> Image.Image:
+def _thumbnail(check: PhotoCheck, tile: int, unmasked: float) -> Image.Image:
     """The photo, whole, in the middle of a grey square; the square alone if it is not readable.
 
-    What lies outside its centre square, which alone is trained on, is faded.
+    What lies outside the part of it that is trained on is faded.
     """
     size, photo = (tile, tile), check.preview
     if photo is None:
         return Image.new("RGB", size, _GREY)
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    right, bottom = left + side, top + side
+    if check.square:
+        left, top, right, bottom = map(int, check.square.within(*photo.size))
     faded = Image.blend(photo, Image.new("RGB", photo.size, _GREY), 0.7)
-    faded.paste(photo.crop((left, top, left + side, top + side)), (left, top))
+    if check.beside.mask and unmasked < 1:
+        photo = _tinted(photo, check.beside.mask, unmasked)
+    faded.paste(photo.crop((left, top, right, bottom)), (left, top))
     return ImageOps.pad(faded, size, Image.Resampling.LANCZOS, color=_GREY)
 
 
-def _label(check: PhotoCheck, font: Any, width: int) -> list[str]:
-    """The file's name, then the message in lines of at most `width` pixels."""
+def _tinted(photo: Image.Image, mask: Image.Image, unmasked: float) -> Image.Image:
+    """Redder the less a pixel counts, 0.6 of pure red where it does not at all."""
+    left_out = 1 - np.asarray(mask.resize(photo.size), dtype=np.float64) / 255
+    share = Image.fromarray(np.rint(153 * (1 - unmasked) * left_out).astype(np.uint8))
+    return Image.composite(Image.new("RGB", photo.size, _TINT), photo, share)
+
+
+def _label(
+    check: PhotoCheck, font: Any, width: int, settings: PhotosConfig | None = None
+) -> list[str]:
+    """The file's name, then crop, caption and message in lines of at most `width` pixels."""
     lines = [printable(check.path.name)]
-    for word in check.message.split():
+    told = described(check.beside, settings or PhotosConfig()) if check.square else {}
+    texts = [f"{name}: {text};" for name, text in told.items()] + [check.message]
+    for word in " ".join(texts).rstrip("; ").split():
         joined = f"{lines[-1]} {word}"
         if len(lines) > 1 and font.getlength(joined) <= width:
             lines[-1] = joined

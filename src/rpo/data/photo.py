@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -54,11 +55,14 @@ class Photo:
     sha256: str
 
 
-def read_photo(path: Path) -> Photo:
-    """The photo at `path`. Its file is read once, whole. Raises RejectedPhoto."""
+def read_photo(path: Path, read: Callable[[], bytes] | None = None) -> Photo:
+    """The photo at `path`. Its file is read once, whole. Raises RejectedPhoto.
+
+    read: gives its bytes where it is no file on disk.
+    """
     notes: list[str] = []
     try:
-        data = _read(path)
+        data = read() if read else read_file(path)
         with warnings.catch_warnings():
             # What Pillow warns of (large pictures, odd metadata) is judged here, in our words.
             warnings.simplefilter("ignore")
@@ -88,7 +92,8 @@ def prepare(image: Image.Image, notes: list[str]) -> Image.Image:
     return _reduced(to_srgb(_upright(image, notes), Encoding.of(image), notes))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """A plain file's bytes. Raises OSError, and RejectedPhoto for a pipe and the like."""
     # without O_NONBLOCK, opening a pipe waits for its writer
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags), "rb", closefd=True) as file:

@@ -18,6 +18,7 @@ from rpo.data.photo import RejectedPhoto, read_photo
 from rpo.data.prompts import Prompt
 from rpo.errors import UserError, printable
 from rpo.evaluation.dreambench import NumberedPrompt, Reference, Suite
+from rpo.replacing import ELSEWHERE, replacing
 from rpo.runs.folder import save_png
 from rpo.runs.result import Run
 from rpo.seeds import derive_seed
@@ -108,7 +109,8 @@ def save_drawn(drawn: Drawn, folder: Path, name: str) -> None:
         named += [(place / f"{k:02d}.png", image) for k, image in enumerate(images, 1)]
     for path, image in named:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(image, path, {})
+        with replacing(path, ELSEWHERE) as temporary:
+            save_png(image, temporary, {})
 
 
 # --- a folder ----------------------------------------------------------------------------

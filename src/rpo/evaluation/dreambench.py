@@ -16,8 +16,9 @@ from PIL import Image
 
 from rpo.about import ASSETS
 from rpo.config import read_toml
+from rpo.data.nouns import Kind, checked_noun
 from rpo.data.prompts import PromptSet, load_prompt_set, skill_of
-from rpo.data.subject import Kind, Subject, checked_noun
+from rpo.data.subject import Subject
 from rpo.errors import UserError, printable
 from rpo.models.resolve import EMBEDDED
 from rpo.runs.folder import as_pictures

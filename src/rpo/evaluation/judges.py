@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -105,7 +105,8 @@ def load_judges(
         wanted.append((aesthetic_clip, "judge-clip"))
     folders = resolve_models(wanted)  # type: ignore[arg-type]
     where = resolve_device(device)
-    loaded = [_load(folder, where) for folder in folders]
+    once = {folder: _load(folder, where) for folder in dict.fromkeys(folders)}
+    loaded = [once[folder] for folder in folders]
     if not loaded[1].encoder.has_text:
         raise UserError(f"--clip {clip}: has no text tower; choose a CLIP or ALIGN model")
     if not head:
@@ -119,7 +120,8 @@ def load_judges(
             f"{width}; name the CLIP model that the head was fitted to by --aesthetic-clip"
         )
     told = {**judge.about, "head": aesthetic.name, "head_sha256": file_hash(aesthetic)}
-    return Judges(loaded[0], loaded[1], Judge(judge.encoder, told), head)
+    aesthetic_judge = replace(judge, about=told)  # with what a --clip of the same name has seen
+    return Judges(loaded[0], loaded[1], aesthetic_judge, head)
 
 
 def _load(folder: Path, device: torch.device) -> Judge:

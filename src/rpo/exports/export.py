@@ -19,10 +19,10 @@ from rpo.errors import UserError
 from rpo.exports.lora_names import ADAPTER_FILE, obstacle
 from rpo.exports.token_files import find_token, insert_token, token_file
 from rpo.models.families import FAMILIES
+from rpo.replacing import ELSEWHERE, flush, flush_tree, naming_full_disk
 from rpo.runs.folder import check_writable, expanded
 from rpo.runs.lost import require_best
 from rpo.runs.pictures import slug
-from rpo.runs.replacing import flush, flush_tree, naming_full_disk
 from rpo.runs.result import Run, load_run
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         ) from None
     try:
         temporary.chmod(0o755)  # mkdtemp's is its owner's alone
-        with naming_full_disk(folder, "free some space, or name another folder by --out"):
+        with naming_full_disk(folder, ELSEWHERE):
             yield temporary
             flush_tree(temporary)
             os.rename(temporary, folder)  # refuses a folder that has come to hold something

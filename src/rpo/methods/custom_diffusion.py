@@ -20,5 +20,5 @@ class CustomDiffusion(DreamBooth):
     """DreamBooth whose prompt learns; `dreambooth.` has the settings of the class pictures."""
 
     def loss(self, learner: Learner, data: PhotosAndClass, batch: PhotosBesideClass) -> Terms:
-        told = learner.encode([self.task.reference.conditioning])
+        told = learner.encode(self.photo_texts)
         return super().loss(learner, replace(data, reference_conditions=told), batch)

@@ -95,7 +95,7 @@ class DisenBooth(Similarity):
         assert isinstance(data, DescribedPhotos)
         settings = self.config.disenbooth
         photos, timesteps, noise = batch.all_photos()
-        shared = data.reference_conditions.expand(len(photos))
+        shared = self.photo_conditions(data.reference_conditions, photos)
         own = self.adapter(data.features[photos])  # (B, K)
         conditions = [replace(shared, tokens=shared.tokens + own[:, None])]
         if settings.weak_weight:
@@ -107,6 +107,7 @@ class DisenBooth(Similarity):
             noise.repeat(rows, 1, 1, 1),
             timesteps.repeat(rows),
             Conditions.cat(conditions),
+            self.row_weights(*[photos] * rows),
         )
         similarity = similarity_loss(error[: len(photos)])
         cosine = F.cosine_similarity(shared.tokens.float().mean(1), own).mean()

@@ -30,7 +30,7 @@ from rpo.seeds import make_generator
 
 @dataclass(frozen=True)
 class PhotosAndClass(Rows):
-    """M photos, N pictures of the class, and the one row of each one's prompt.
+    """M photos, N pictures of the class, and the one row of each one's prompt (or M of captions).
 
     Latents are (M, C, h, w) and (N, C, h, w).
     """
@@ -59,6 +59,7 @@ class DreamBooth(Method):
     """Fine-tuning with prior preservation."""
 
     Data = PhotosAndClass
+    heeds_photos = True
 
     @classmethod
     def further_prompts(cls, reference: Prompt) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ class DreamBooth(Method):
         return PhotosAndClass(
             self.encode_photos(),
             latents,
-            encode([reference.conditioning]),
+            encode(self.photo_texts),
             encode([reference.plain]),
         )
 
@@ -97,10 +98,11 @@ class DreamBooth(Method):
             torch.cat([timesteps, batch.class_timesteps]),
             Conditions.cat(
                 [
-                    data.reference_conditions.expand(len(photos)),
+                    self.photo_conditions(data.reference_conditions, photos),
                     data.class_conditions.expand(len(pictures)),
                 ]
             ),
+            self.row_weights(photos, len(pictures)),
         )
         similarity = similarity_loss(error[: len(photos)])
         prior = error[len(photos) :].mean()

@@ -9,15 +9,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpo.config import Config
 from rpo.data.prompts import Prompt
+from rpo.errors import UserError
 from rpo.events import Event
 from rpo.models.backbone import Backbone
+from rpo.models.conditions import Conditions
 from rpo.models.rows import Rows
 from rpo.rewards.harmonic import draw_labels
 from rpo.seeds import make_generator
@@ -33,7 +37,9 @@ class Task:
     """What a method has to work with.
 
     prompts: those of training; reward: labels and validates; model_files: gives the SHA-256 of each
-    of the base model's files, by name, which takes time.
+    of the base model's files, by name, which takes time. photo_prompts: the conditioning wording of
+    each photo's caption, where some have one; "" for the others. photo_weights: (M, 1, H, W), how
+    much each pixel of the photos counts in a loss, where that is not 1.
     """
 
     backbone: Backbone
@@ -42,6 +48,8 @@ class Task:
     prompts: Sequence[Prompt]
     reward: AlignmentReward
     model_files: Callable[[], Mapping[str, str]] | None = None
+    photo_prompts: Sequence[str] = ()
+    photo_weights: Tensor | None = None
 
     @property
     def reference(self) -> Prompt:
@@ -94,13 +102,21 @@ class Method(ABC):
 
     Attributes:
         Data: the class of what `prepare` returns.
+        heeds_photos: whether its loss takes `task.photo_prompts` and `task.photo_weights` into
+            account, by `photo_texts`, `photo_conditions` and `row_weights`; else they are refused.
     """
 
     Data: ClassVar[type[Rows]]
+    heeds_photos: ClassVar[bool] = False
 
     def __init__(self, task: Task) -> None:
         """Raises UserError for a task that this method cannot do. Nothing is drawn yet."""
         self.task, self.config, self.backbone = task, task.config, task.backbone
+        if (task.photo_prompts or task.photo_weights is not None) and not self.heeds_photos:
+            raise UserError(
+                f"method {type(self).__name__}: its loss knows no captions, masks or padding; set "
+                "photos.captions=false, photos.unmasked_weight=1 and photos.crop=centre"
+            )
 
     @abstractmethod
     def prepare(self) -> Generator[Event, None, Any]:
@@ -139,6 +155,45 @@ class Method(ABC):
         if self.config.training.flip:
             pictures = torch.cat([pictures, pictures.flip(-1)])
         return self.backbone.encode_images(pictures)
+
+    @property
+    def photo_texts(self) -> list[str]:
+        """What the photos are told by: one prompt for all, or each photo's own."""
+        plain = self.task.reference.conditioning
+        return [caption or plain for caption in self.task.photo_prompts] or [plain]
+
+    @staticmethod
+    def photo_conditions(conditions: Conditions, photos: Tensor) -> Conditions:
+        """The rows for these photos, of the encoded `photo_texts`. photos: (B,) indices."""
+        if len(conditions) == 1:
+            return conditions.expand(len(photos))
+        return conditions[photos % len(conditions)]  # the mirrored ones come second
+
+    @cached_property
+    def _latent_weights(self) -> Tensor | None:
+        """`task.photo_weights`, of each cell of the latents (M, 1, h, w), mirrored ones second."""
+        weights = self.task.photo_weights
+        if weights is None:
+            return None
+        if self.config.training.flip:
+            weights = torch.cat([weights, weights.flip(-1)])
+        cells = F.avg_pool2d(weights, weights.shape[-1] // self.backbone.latent_shape[-1])
+        return cells.to(self.backbone.device)
+
+    def row_weights(self, *rows: Tensor | int) -> Tensor | None:
+        """(B, 1, h, w) for `Backbone.denoising_error`, None where all counts alike.
+
+        rows: in their order, (b,) indices of photos, or how many rows are no photos.
+        """
+        weights = self._latent_weights
+        if weights is None:
+            return None
+        return torch.cat(
+            [
+                weights[r] if isinstance(r, Tensor) else weights.new_ones(r, *weights.shape[1:])
+                for r in rows
+            ]
+        )
 
     def draw_noise(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(size,) timesteps and (size, C, h, w) noise."""

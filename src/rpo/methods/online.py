@@ -28,6 +28,7 @@ from rpo.methods.rpo import RPO
 from rpo.methods.similarity import Similarity
 from rpo.models.rows import Rows
 from rpo.models.sampling import draw_with_gradient
+from rpo.models.tiny_decoder import TinyDecoder, load_tiny_decoder, refuse_unlike
 from rpo.seeds import derive_seed, make_generator
 
 
@@ -54,6 +55,8 @@ class Rewarded(Rows):
 class Online(Method):
     """L_sim, L_pref where `training.preference_weight` is above 0, and the reward of drawings."""
 
+    heeds_photos = True
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         if not hasattr(task.reward, "score_pixels"):
@@ -64,6 +67,12 @@ class Online(Method):
         prefers = self.config.training.preference_weight > 0
         self.rest: Method = RPO(task) if prefers else Similarity(task)
         self.Data = self.rest.Data  # type: ignore[misc]
+        self.tiny: TinyDecoder | None = None
+        if (name := self.config.online.decoder) != "own":
+            if name == "tiny":
+                name = self.backbone.family.tiny_decoder
+            self.tiny = load_tiny_decoder(name, self.backbone)
+            refuse_unlike(self.tiny, self.backbone, self.encode_photos(), name)
         self.told = self.backbone.encode_prompts([prompt.conditioning for prompt in task.prompts])
 
     def prepare(self) -> Generator[Event, None, Any]:
@@ -112,7 +121,7 @@ class Online(Method):
             before_end=int(batch.before_end[0]),
         )
         pictures = self.backbone.decode_with_gradient(
-            latents, recompute=self.config.training.checkpointing
+            latents, self.config.training.checkpointing, self.tiny
         )
         seen = moved(pictures, batch.shifts, batch.mirrored)
         scores = self.task.reward.score_pixels(seen, [self.task.prompts[k].plain for k in rows])

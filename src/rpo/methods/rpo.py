@@ -38,7 +38,7 @@ class LabelledPairs(Rows):
     Attributes:
         reference_latents: (M, C, h, w).
         generated_latents: (G, C, h, w), as the base model drew them.
-        reference_conditions: 1 row, "a photo of [V] dog".
+        reference_conditions: 1 row, "a photo of [V] dog", or M by the photos' captions.
         generated_conditions: G rows, each of the prompt that drew the picture.
         probabilities: (M, G), p(reference i preferred to generated j), Eq. 6.
     """
@@ -66,6 +66,7 @@ class RPO(Method):
     """The paper's method; its weights in the loss are `training.similarity_weight` and so on."""
 
     Data = LabelledPairs
+    heeds_photos = True
 
     def prepare(self) -> Generator[Event, None, LabelledPairs]:
         """The base model draws the training pictures, the reward labels all pairs.
@@ -104,7 +105,7 @@ class RPO(Method):
         return LabelledPairs(
             reference_latents=self.encode_photos(),
             generated_latents=latents,
-            reference_conditions=self.backbone.encode_prompts([task.reference.conditioning]),
+            reference_conditions=self.backbone.encode_prompts(self.photo_texts),
             generated_conditions=conditions,
             probabilities=p.repeat(2, 1) if self.config.training.flip else p,
         )
@@ -147,13 +148,15 @@ class RPO(Method):
         pair = torch.cat(
             [data.reference_latents[batch.photos], data.generated_latents[batch.generated]]
         )
+        told = data.reference_conditions
         conditions = Conditions.cat(
             [
-                data.reference_conditions.expand(size),
+                self.photo_conditions(told, batch.photos),
                 data.generated_conditions[batch.generated],
             ]
         )
-        rows = (pair, torch.cat(batch.noise), torch.cat(batch.timesteps), conditions)
+        weights = self.row_weights(batch.photos, size)
+        rows = (pair, torch.cat(batch.noise), torch.cat(batch.timesteps), conditions, weights)
         everything = rows
         if batch.more:
             photos, timesteps, noise = batch.more
@@ -161,7 +164,8 @@ class RPO(Method):
                 torch.cat([pair, data.reference_latents[photos]]),
                 torch.cat([rows[1], noise]),
                 torch.cat([rows[2], timesteps]),
-                Conditions.cat([conditions, data.reference_conditions.expand(len(photos))]),
+                Conditions.cat([conditions, self.photo_conditions(told, photos)]),
+                self.row_weights(batch.photos, size, photos),
             )
         error = self.backbone.denoising_error(learner.denoiser, *everything)  # (2B + more,)
         with torch.inference_mode():  # no_grad without its bookkeeping

@@ -22,7 +22,7 @@ from rpo.models.rows import Rows
 
 @dataclass(frozen=True)
 class Photos(Rows):
-    """(M, C, h, w) latents of the photos, and the one row of their prompt."""
+    """(M, C, h, w) latents of the photos, and the one row of their prompt, or a row a photo."""
 
     reference_latents: Tensor
     reference_conditions: Conditions
@@ -32,11 +32,11 @@ class Similarity(Method):
     """L = E[err_θ(x_ref)]."""
 
     Data: ClassVar[type[Rows]] = Photos
+    heeds_photos = True
 
     def prepare(self) -> Generator[Event, None, Photos]:
         yield from ()
-        prompt = self.backbone.encode_prompts([self.task.reference.conditioning])
-        return Photos(self.encode_photos(), prompt)
+        return Photos(self.encode_photos(), self.backbone.encode_prompts(self.photo_texts))
 
     def batch(self, data: Photos, step: int) -> Visit:
         return self.visit(len(data.reference_latents), step)
@@ -48,7 +48,8 @@ class Similarity(Method):
             data.reference_latents[photos],
             noise,
             timesteps,
-            data.reference_conditions.expand(len(photos)),
+            self.photo_conditions(data.reference_conditions, photos),
+            self.row_weights(photos),
         )
         loss = similarity_loss(error)
         return Terms(loss, {"similarity": loss.detach()})

@@ -62,6 +62,7 @@ class TextualInversion(Method):
     """L = E[err(x_ref)], the prompt encoded with gradient."""
 
     Data = PhotoLatents
+    heeds_photos = True
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -83,9 +84,17 @@ class TextualInversion(Method):
 
     def loss(self, learner: Learner, data: PhotoLatents, batch: WordedVisit) -> Terms:
         photos, timesteps, noise = batch.all_photos()
-        conditions = learner.encode([self.sentences[i] for i in batch.templates.tolist()])
+        texts = [self.sentences[i] for i in batch.templates.tolist()]
+        if captions := self.task.photo_prompts:
+            own = [captions[i % len(captions)] for i in photos.tolist()]
+            texts = [caption or text for caption, text in zip(own, texts, strict=True)]
         error = self.backbone.denoising_error(
-            learner.denoiser, data.reference_latents[photos], noise, timesteps, conditions
+            learner.denoiser,
+            data.reference_latents[photos],
+            noise,
+            timesteps,
+            learner.encode(texts),
+            self.row_weights(photos),
         )
         loss = similarity_loss(error)
         return Terms(loss, {"similarity": loss.detach()})

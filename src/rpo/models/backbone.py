@@ -269,20 +269,26 @@ class Backbone:
         _refuse_non_finite(images, "pictures")
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
 
-    def decode_with_gradient(self, latents: Tensor, recompute: bool = False) -> Tensor:
+    def decode_with_gradient(
+        self, latents: Tensor, recompute: bool = False, tiny: Any = None
+    ) -> Tensor:
         """As `decode`, and the pictures' gradient reaches the latents.
 
         recompute: one picture after the other, its activations computed twice instead of kept.
-        The autoencoder stays on the device: its backward pass comes later.
+        tiny: an autoencoder as `rpo.models.tiny_decoder` loads it, in place of the model's own.
+        What decodes stays on the device: its backward pass comes later.
         """
-        self.vae.to(self.device)
-        encoded = self._encoded(latents)
+        if tiny is None:
+            self.vae.to(self.device)
+            decode, encoded = self._decoded, self._encoded(latents)
+        else:
+            decode, encoded = tiny, latents.to(tiny.dtype)
         if recompute:
             images = torch.cat(
-                [checkpoint(self._decoded, one, use_reentrant=False) for one in encoded.split(1)]
+                [checkpoint(decode, one, use_reentrant=False) for one in encoded.split(1)]
             )
         else:
-            images = self._decoded(encoded)
+            images = decode(encoded)
         return images.float().mul(0.5).add(0.5).clamp(0, 1)
 
     def _encoded(self, latents: Tensor) -> Tensor:
@@ -326,15 +332,20 @@ class Backbone:
         noise: Tensor,
         timesteps: Tensor,
         conditions: Conditions,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """err(x) of Eq. 7 to 9: (B,), mean over elements of (target - prediction)^2.
 
-        latents, noise (B, C, h, w); timesteps (B,); conditions of B rows.
+        latents, noise (B, C, h, w); timesteps (B,); conditions of B rows. weights (B, 1, h, w),
+        none of them below 0 and not all of a row 0: the mean is weighted by them.
         """
         noisy = self.add_noise(latents, noise, timesteps)
         prediction = self.predict(denoiser, noisy, timesteps, conditions)
         residual = self.target(latents, noise, timesteps) - prediction
-        return residual.square().flatten(1).mean(1)
+        if weights is None:
+            return residual.square().flatten(1).mean(1)
+        squares = residual.square().mean(1, keepdim=True) * weights
+        return squares.flatten(1).sum(1) / weights.flatten(1).sum(1)
 
     def trainable_copy(self) -> nn.Module:
         """A copy of the base denoiser that learns, in float32 whatever the base is in.

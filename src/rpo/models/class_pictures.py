@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rpo.errors import UserError
 from rpo.events import Drawn, Event, Notice, Progress
 from rpo.models.pictures import draw_pictures
 from rpo.models.sampling import solver_name, to_uint8
+from rpo.replacing import replacing
 from rpo.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def draw_class_pictures(task: Task, number: int) -> Generator[Event, None, Tenso
         if facts:
             try:
                 _write(file, latents, facts)
+            except UserError as error:  # a full disk, or a folder in the file's place
+                yield Notice(f"{error}; the next run draws its class pictures again")
             except (OSError, SafetensorError) as error:
                 reason = " ".join(str(error).split())
                 yield Notice(
@@ -135,14 +138,8 @@ def _write(file: Path, latents: Tensor, facts: Mapping[str, Any]) -> None:
     latents = latents.detach().cpu().contiguous()
     header = {"provenance": json.dumps(facts, sort_keys=True), "sha256": _digest(latents)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.part")
-    try:
+    with replacing(file, "free some space, or name another folder by RPO_CACHE") as temporary:
         save_file({"latents": latents}, str(temporary), metadata=header)
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def _digest(latents: Tensor) -> str:

@@ -18,11 +18,14 @@ class Conditions:
         pooled: (N, P), one vector a prompt, for the families that read one (SDXL, SD 3, FLUX).
         lengths: (N,) integers on the CPU, how many of a row's tokens are the prompt's, for the
             families that read no others (Z-Image); the rest of the row is zero.
+        images: (N, M, ...), features of M pictures that stand beside each prompt, for a denoiser
+            with an IP-Adapter.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     lengths: Tensor | None = None
+    images: Tensor | None = None
 
     def _map(
         self,
@@ -33,6 +36,7 @@ class Conditions:
             change(self.tokens),
             None if self.pooled is None else change(self.pooled),
             None if self.lengths is None else change_lengths(self.lengths),
+            None if self.images is None else change(self.images),
         )
 
     def __len__(self) -> int:
@@ -60,15 +64,17 @@ class Conditions:
 
     @staticmethod
     def cat(parts: Sequence[Conditions]) -> Conditions:
-        """All rows of the parts in order. ValueError where only some have pooled or lengths."""
+        """All rows of the parts in order. ValueError where only some have what others have."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         lengths = [part.lengths for part in parts if part.lengths is not None]
-        if not {len(pooled), len(lengths)} <= {0, len(parts)}:
+        images = [part.images for part in parts if part.images is not None]
+        if not {len(pooled), len(lengths), len(images)} <= {0, len(parts)}:
             raise ValueError("conditions of different model families cannot be joined")
         return Conditions(
             torch.cat([part.tokens for part in parts]),
             torch.cat(pooled) if pooled else None,
             torch.cat(lengths) if lengths else None,
+            torch.cat(images) if images else None,
         )
 
     def is_finite(self) -> bool:
@@ -77,7 +83,12 @@ class Conditions:
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, for saving."""
-        named = {"tokens": self.tokens, "pooled": self.pooled, "lengths": self.lengths}
+        named = {
+            "tokens": self.tokens,
+            "pooled": self.pooled,
+            "lengths": self.lengths,
+            "images": self.images,
+        }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @staticmethod

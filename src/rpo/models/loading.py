@@ -22,7 +22,7 @@ from rpo.quiet import quiet
 # RuntimeError: weights of another shape; SafetensorError: cut off; AttributeError: a class that
 # the libraries do not have; KeyError, IndexError: names that a conversion looks for in vain; the
 # rest: numbers in a configuration of which no model can be made.
-_FAILURES = (
+FAILURES = (
     OSError,
     ValueError,
     RuntimeError,
@@ -59,7 +59,7 @@ def load_pipeline(path: Path, dtype: torch.dtype = torch.float32) -> Any:
             _refuse_incomplete(pipeline)
         _refuse_foreign_vae(path, pipeline)
         return pipeline
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise UserError(
             f"model '{path}' cannot be loaded ({reason}); name a complete diffusers folder or "
@@ -105,7 +105,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> Any:
         local_files_only=True,
         variant=_variant(folder / family.denoiser_name),
         **dict.fromkeys([*family.unused, *absent]),
-        **{part: _component(folder, part, index, dtype) for part in texts},
+        **{part: load_component(folder, part, index, dtype) for part in texts},
     )
 
 
@@ -124,7 +124,7 @@ def _from_file(checkpoint: Checkpoint) -> Any:
             config=str(folder),
             local_files_only=True,
             **dict.fromkeys([*family.unused, *checkpoint.left_out]),
-            **{part: _component(folder, part, index) for part in checkpoint.lacking},
+            **{part: load_component(folder, part, index) for part in checkpoint.lacking},
         )
     except NotImplementedError:  # it moves weights that have a shape and no numbers
         raise OSError(f"weights of its {family.denoiser_name} or vae are missing") from None
@@ -156,7 +156,7 @@ def _variant(part: Path) -> str | None:
     return "fp16" if weights and all(".fp16" in name for name in weights) else None
 
 
-def _component(
+def load_component(
     folder: Path, part: str, index: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> Any:
     """A text encoder or VAE from its own folder. Raises OSError unless it has all its weights."""

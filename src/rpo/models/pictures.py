@@ -24,12 +24,14 @@ def draw_pictures(
     settings: SamplingConfig | ValidationConfig,
     phase: Literal["sampling", "validation"],
     decode: bool = True,
+    negative: Conditions | None = None,
 ) -> Generator[Progress | Notice, None, tuple[Tensor, Tensor]]:
     """Yields its progress and returns latents (N, C, h, w) and (N, 3, H, W) in [0, 1] on the CPU.
 
-    Without `decode` the latents are all, and the pictures are (0,). Where a batch exhausts the
-    memory, it and all that follow are drawn in halves: the batch size changes no picture. Raises
-    torch.OutOfMemoryError where a single picture does, and UserError where one is not finite.
+    Without `decode` the latents are all, and the pictures are (0,). negative: as of `sample`.
+    Where a batch exhausts the memory, it and all that follow are drawn in halves: the batch size
+    changes no picture. Raises torch.OutOfMemoryError where a single picture does, and UserError
+    where one is not finite.
     """
     latents, pictures = [], []
     size, done, total = settings.batch_size, 0, len(seeds)
@@ -46,6 +48,7 @@ def draw_pictures(
                 guidance_scale=settings.guidance_scale,
                 batch_size=size,
                 scheduler=settings.scheduler,
+                negative=negative,
             )
             if decode:
                 pictures.append(backbone.decode(drawn, size).cpu())

@@ -24,12 +24,13 @@ from rpo.models.families import FAMILIES
 from rpo.models.single_file import Checkpoint
 from rpo.reading import every, misfit
 
-Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino"]
+Kind = Literal["pipeline", "reward", "judge-clip", "judge-dino", "decoder"]
 
 EMBEDDED = "emojiland"
 # Where a node of a cluster keeps models that came from another: folders by name and kind.
 PLACES: dict[tuple[str, Kind], Path] = {}
 _NEVER_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+_WHAT = {"pipeline": "diffusers pipeline", "decoder": "tiny autoencoder of diffusers"}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What an encoder of the hub is used for, by the model_type of its config.json.
 _ENCODER_KINDS: dict[str, Kind] = {
@@ -140,6 +141,24 @@ def resolve_models(wanted: Sequence[tuple[str, Kind]]) -> list[Path]:
             f"{commands}, or give the paths of folders that hold them"
         )
     return found
+
+
+def tiny_decoder(name: str, model: Path) -> str:
+    """What `online.decoder` names for a base model's folder or file: for "tiny" its family's.
+
+    Raises UserError for a family whose tiny autoencoder is not known.
+    """
+    if name != "tiny":
+        return name
+    if model.is_file():
+        family = FAMILIES[single_file.recognise(model).pipeline]
+    else:
+        family = FAMILIES[read_index(model)["_class_name"]]
+    if not family.tiny_decoder:
+        raise UserError(
+            f"online.decoder tiny: none is known for {family.title}; name a folder, or own"
+        )
+    return family.tiny_decoder
 
 
 def configurations(checkpoint: Checkpoint) -> Path:
@@ -281,7 +300,7 @@ def _refuse_incomplete(folder: Path, kind: Kind) -> None:
     """Raises UserError unless `folder` holds the marker file of its kind and all its weights."""
     marker = folder / _marker(kind)
     if not marker.is_file():
-        what = "diffusers pipeline" if kind == "pipeline" else "transformers encoder"
+        what = _WHAT.get(kind, "transformers encoder")
         around = [*sorted(folder.glob(f"*/{marker.name}")), folder.parent / marker.name]
         inner = next((file for file in around if kind == "pipeline" and file.is_file()), None)
         remedy = f"did you mean {inner.parent}?" if inner else f"name the folder of a {what}"

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpo.config import LoraConfig, Passes
@@ -177,6 +178,52 @@ class Counter:
             self.shape.reward_pictures(1).to(dtype),
             dtype,
         )
+
+    def decode_learning(self, precision: str, recomputed: bool, tiny: bool = False) -> Footprint:
+        """A latent through a decoder and the picture's gradient back, as a drawing's reward asks.
+
+        tiny: a TAESD's decoder, whose shapes are the same in all families.
+        """
+        dtype, part = _of_autoencoder(precision), self.shape.vae
+        if tiny:
+            part = Part("AutoencoderTiny", {"latent_channels": self.latent_shape[0]})
+        latents = torch.empty(1, *self.latent_shape, dtype=dtype, device="meta", requires_grad=True)
+
+        def measure() -> Footprint:
+            network = self._built(part, dtype)
+
+            def decode(encoded: Tensor) -> Tensor:
+                return network.decode(encoded, return_dict=False)[0].float().clamp(-1, 1)
+
+            def learn(encoded: Tensor) -> None:
+                picture = recomputing(None)(decode, encoded) if recomputed else decode(encoded)
+                picture.sum().backward()
+
+            return footprint(learn, [latents])
+
+        how = " recomputed" if recomputed else ""
+        return self._footprint(
+            part, f"decode {_size(latents)} {_short(dtype)} learning{how}", measure
+        )
+
+    def reward_learning(self, precision: str) -> Footprint:
+        """A picture, resized, through the reward model and the gradient back to its pixels."""
+        dtype, part, side = FLOATS[precision], self.shape.reward, self.shape.reward_size
+        pictures = torch.empty(1, *self.picture, device="meta", requires_grad=True)
+
+        def measure() -> Footprint:
+            network = self._built(part, dtype)
+
+            def learn(seen: Tensor) -> None:
+                if seen.shape[-1] != side:
+                    seen = F.interpolate(seen, (side, side), mode="bilinear", antialias=True)
+                features = network.get_image_features(pixel_values=seen.to(dtype)).pooler_output
+                features.float().sum().backward()
+
+            return footprint(learn, [pictures])
+
+        name = f"features {_size(pictures)} to {side} {_short(dtype)} learning"
+        return self._footprint(part, name, measure)
 
     def _told(self, rows: int, precision: str) -> tuple[list[Any], str]:
         """What the denoiser is given for so many rows, and a name for it."""

@@ -8,11 +8,12 @@ a rate; reading and writing of files, the optimiser's own step and the host's wa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from rpo.config import METHODS, Config, values_of
+from rpo.config import METHODS, Config, Passes, values_of
 from rpo.errors import UserError
 from rpo.models.computing import FLOATS, REWARD_BATCH, TEXT_BATCH
 from rpo.planning import recorded
@@ -45,6 +46,8 @@ class Choice:
     optimizer: str = "adamw"
     sampling_batch: int = 8
     validation_batch: int = 8
+    pictures: int = 4
+    decoder: str = "own"
 
     @staticmethod
     def of(config: Config) -> Choice:
@@ -80,6 +83,8 @@ KEYS = {
     "optimizer": "training.optimizer",
     "sampling_batch": "sampling.batch_size",
     "validation_batch": "validation.batch_size",
+    "pictures": "online.pictures",
+    "decoder": "online.decoder",
 }
 
 
@@ -146,15 +151,57 @@ class Estimator:
 
     def _draw(self, choice: Choice, trained: bool, scale: float) -> Footprint:
         """One solver step of one picture."""
+        learner = choice.learner if trained else None
+        return self.counter.draw(choice.precision, self._rows(scale), learner)
+
+    def _rows(self, scale: float) -> int:
+        """Of one picture in a solver step: with and without the prompt where guidance compares."""
         family = self.shape.family
-        rows = 2 if family.classifier_free and scale > family.unguided else 1
-        return self.counter.draw(choice.precision, rows, choice.learner if trained else None)
+        return 2 if family.classifier_free and scale > family.unguided else 1
 
     def _step(self, choice: Choice) -> Footprint:
         """Forward and backward pass of one photo, or pair, and the base's forward pass (Eq. 9)."""
         return self.counter.step(
             choice.precision, self.passes, choice.learner, choice.checkpointing
         )
+
+    def _rewarded(self, choice: Choice, step: Footprint) -> tuple[str, int, int]:
+        """Of steps that reward drawings, as `rpo.methods.online` does; zeros without any.
+
+        Networks that have to be there, bytes of the other losses and of the drawings together, and
+        operations of the drawings in the whole run. What the other losses (`step`) keep for their
+        backward pass is alive meanwhile. Then: what the drawing's step with gradient keeps, the
+        pictures, and what decoder and reward model keep of them; recomputed, one picture is decoded
+        at a time, when the reward's own have gone. Last the gradients, from the drawings first.
+        """
+        if not self.passes.rewarded:
+            return "", 0, 0
+        counter, settings, pictures = self.counter, self.config.online, choice.pictures
+        own, again = choice.decoder == "own", choice.checkpointing
+        scale = self.config.validation.guidance_scale
+        draw, rows = self._draw(choice, True, scale), self._rows(scale)
+        answer = counter.step(choice.precision, Passes(), choice.learner, again)
+        decode = counter.decode_learning(choice.precision, again, not own)
+        reward = counter.reward_learning(choice.precision)
+        seen = pictures * 2 * 4 * math.prod(self.picture)  # with their gradient, in float32
+        if again:
+            after = max(pictures * reward.peak(), decode.peak()) + seen
+        else:
+            after = pictures * (reward.peak() + decode.peak())
+        gradients, _ = self._learning(choice)  # four bytes each
+        casts = gradients // 2 if choice.half else 0  # by autocast, of each of the two passes
+        kept = pictures * answer.growing + casts + after
+        held = choice.batch_size * step.growing + casts
+        held += max(draw.peak(pictures), answer.peak(pictures), kept)
+        if choice.accumulate > 1:
+            held += gradients
+        late = min(settings.late, settings.steps)
+        # Solver steps without gradient, in the mean; at the one with it the prompt's row is apart.
+        before = settings.steps - (late + 1) / 2 + (rows - 1) / rows
+        each = before * draw.flops + answer.flops + decode.flops + reward.flops
+        count = self.passes.rewarding * pictures * choice.accumulate
+        networks = "vae reward" if own else "reward"
+        return networks, max(held, step.bound(choice.batch_size)), round(count * each)
 
     # --- phases --------------------------------------------------------------------------
 
@@ -171,7 +218,7 @@ class Estimator:
 
         def stage(used: str, activations: int, more: int = 0) -> tuple[int, int]:
             """Bytes of weights and activations where, of what comes and goes, `used` is there."""
-            absent = {"texts", "vae", "reward"} - {used} if choice.offload else set()
+            absent = {"texts", "vae", "reward"} - set(used.split()) if choice.offload else set()
             if choice.offload and used == "texts":
                 absent.add("denoiser")  # it comes when the prompts are encoded
             return sum(base[name] for name in base.keys() - absent) + more, activations
@@ -186,6 +233,7 @@ class Estimator:
         labelled = self.prompts[0] * self.passes.drawn
         drawn = labelled + self.passes.class_pictures
         judged = self.prompts[1] * validation.images_per_prompt
+        networks, rewarding, reward_flops = self._rewarded(choice, step)
         times = -(-training.steps // validation.every) + 1
         at_once, batch = min(choice.sampling_batch, drawn or 1), choice.batch_size
         judged_at_once = min(choice.validation_batch, judged)
@@ -226,8 +274,12 @@ class Estimator:
                         step.bound(batch) if choice.accumulate > 1 else step.peak(batch),
                         state,
                     )
-                ],
-                seconds((training.steps * batch * choice.accumulate * step.flops, half)),
+                ]
+                + [stage(networks, rewarding, state)] * bool(rewarding),
+                seconds(
+                    (training.steps * batch * choice.accumulate * step.flops, half),
+                    (reward_flops, half),
+                ),
             ),
             self._phase(
                 "validation",

@@ -41,6 +41,11 @@ class Footprint:
     moments: tuple[tuple[int, int], ...]
     flops: int
 
+    @property
+    def growing(self) -> int:
+        """The most bytes that one measured batch has alive of what grows with it."""
+        return max((growing for _, growing in self.moments), default=0)
+
     def peak(self, batch: int = 1) -> int:
         """Bytes at the peak, where the batch is so many times the measured one."""
         return max((fixed + batch * growing for fixed, growing in self.moments), default=0)
@@ -49,8 +54,7 @@ class Footprint:
         """Bytes at the peak if all that is fixed were alive throughout."""
         if not self.moments:
             return 0
-        fixed, growing = zip(*self.moments, strict=True)
-        return max(fixed) + batch * max(growing)
+        return max(fixed for fixed, _ in self.moments) + batch * self.growing
 
 
 def footprint(

@@ -82,10 +82,16 @@ SACRIFICES = (
         _set("offload", True, (False,)),
     ),
     Sacrifice(
+        "a tiny autoencoder decodes for the reward's gradient",
+        ("decoder",),
+        _set("decoder", "tiny", ("own",)),
+    ),
+    Sacrifice(
         "frozen weights and arithmetic in bfloat16",
         ("precision",),
         _set("precision", "bf16", ("fp32", "tf32")),
     ),
+    Sacrifice("fewer drawings rewarded at once", ("pictures",), _halved("pictures")),
     Sacrifice("a LoRA in place of all weights", ("weights",), _set("weights", "lora", ("full",))),
     Sacrifice("the frozen denoiser in 8, then in 4 bits", ("quantize",), _fewer_bits),
     Sacrifice(
@@ -95,8 +101,9 @@ SACRIFICES = (
     ),
     Sacrifice("a lower rank", ("rank",), _lower_rank),
 )
-# Slower or more laborious than doing without: undone where what came later made them needless.
-_UNDONE = ("checkpointing", "offload")
+# Worse, slower or more laborious than doing without: undone where what came later makes them
+# needless, the worst first.
+_UNDONE = ("pictures", "checkpointing", "offload", "decoder")
 
 
 @dataclass(frozen=True)

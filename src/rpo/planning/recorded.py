@@ -16,7 +16,7 @@ from itertools import product
 from typing import Any
 
 from rpo.about import ASSETS
-from rpo.config import METHODS, Config
+from rpo.config import METHODS, load_config
 from rpo.planning.architectures import BUILT_IN, load_architecture
 from rpo.planning.counting import Counter, TrainedWeights
 
@@ -48,15 +48,18 @@ def count(counter: Counter) -> dict[str, Any]:
     for precision in ("fp32", "bf16"):
         for name in shape.text_encoders:
             counter.encode_text(name, precision)
-        for forward in (counter.decode, counter.encode, counter.reward):
+        for forward in (counter.decode, counter.encode, counter.reward, counter.reward_learning):
             forward(precision)
+        for recomputed, tiny in product((False, True), repeat=2):
+            counter.decode_learning(precision, recomputed, tiny)
         rows = 2 if shape.family.classifier_free else 1
         counter.draw(precision, rows)
         for learner in learners():
             counter.learning(learner)
             counter.draw(precision, rows, learner)
-            for checkpointing in (False, True):
-                counter.step(precision, METHODS["rpo"].passes(Config()), learner, checkpointing)
+            for method, checkpointing in product(("rpo", "online"), (False, True)):
+                passes = METHODS[method].passes(load_config("paper", method=method))
+                counter.step(precision, passes, learner, checkpointing)
     return counter.counted
 
 

@@ -18,6 +18,7 @@ from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.reading import read_text
 from rpo.report.chart import reward_curve
 from rpo.report.page import UNREADABLE, duration, memory, opened, picture, section, table
+from rpo.report.unquantised import both_bases
 from rpo.runs.folder import TO_PUT_BACK, RunFolder
 from rpo.runs.meter import Cost
 from rpo.runs.result import Run, Validation, drawing, quantisation_remark
@@ -35,6 +36,7 @@ def render_report(folder: RunFolder) -> str:
         _header(run, records, subject),
         _photos(folder),
         _comparison(folder, records, history, run.config.validation.keep) if history else "",
+        both_bases(run.path, records, run.config.quantize),
         _curve(run.config, history) if history else "",
         _labels(folder, records),
         _costs(records),

@@ -147,11 +147,14 @@ def _read_by(folder: Path, lacking: Collection[str]) -> list[Path]:
     ]
 
 
-def fingerprints(subject: Subject) -> list[dict[str, str]]:
-    """The photos' names and hashes as they were read, for environment.json."""
+def fingerprints(subject: Subject) -> list[dict[str, Any]]:
+    """The photos' names and hashes as they were read, for environment.json.
+
+    Where a photo has them and the job uses them, its caption, the mask's hash and the box too.
+    """
     return [
-        {"name": name, "sha256": digest}
-        for name, digest in zip(subject.names, subject.sha256, strict=True)
+        {"name": name, "sha256": digest, **beside.record()}
+        for name, digest, beside in zip(subject.names, subject.sha256, subject.beside, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@
     metrics.jsonl      one event a line                  images/   photos, training, validation
     report.html        self-contained                              and generated pictures
 
-Every file is written under a temporary name and then renamed (`rpo.runs.replacing`); a new best/ is
+Every file is written under a temporary name and then renamed (`rpo.replacing`); a new best/ is
 complete before the old one goes. Nothing is deleted that was not written here. Who writes holds the
 lock (`rpo.runs.locking`). What is read may be anybody's (`rpo.reading`): no link is followed.
 """
@@ -29,10 +29,7 @@ from rpo.reading import (
     read_text,
     refuse_links,
 )
-from rpo.runs import schemas
-from rpo.runs.locking import LOCK, holder
-from rpo.runs.pictures import as_pictures, save_png, slug
-from rpo.runs.replacing import (
+from rpo.replacing import (
     flush,
     flush_tree,
     naming_full_disk,
@@ -40,6 +37,9 @@ from rpo.runs.replacing import (
     remove_leftovers,
     replacing,
 )
+from rpo.runs import schemas
+from rpo.runs.locking import LOCK, holder
+from rpo.runs.pictures import as_pictures, save_png, slug
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -239,7 +239,9 @@ class RunFolder:
         validated: the last step validated by then, -1 for none; labelled: whether the training
         data were complete.
         """
-        gone = {"stopped", "interrupted", "failed"} | (set() if labelled else {"labelled"})
+        gone = {"stopped", "redrawn", "interrupted", "failed"} | (
+            set() if labelled else {"labelled"}
+        )
         kept = [
             record
             for record in self.records()

@@ -6,10 +6,8 @@ last/, so that the run can go on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,25 +24,26 @@ from rpo.events import (
     Labelled,
     Notice,
     PhaseDone,
-    Progress,
     Started,
     StepDone,
     Stopped,
     Validated,
     to_record,
 )
-from rpo.models.resolve import default_reward, resolve_models
+from rpo.models.resolve import default_reward, resolve_model, resolve_models, tiny_decoder
 from rpo.report.overview import overview
 from rpo.report.report import render_report
 from rpo.runs.environment import describe, model_files
 from rpo.runs.folder import RunFolder, check_free, data_from, is_run
 from rpo.runs.locking import locked
+from rpo.runs.log import Log
 from rpo.runs.lost import lost_best, plan_for_lost, require_best
 from rpo.runs.meter import Meter, naming_exhausted_memory
 from rpo.runs.parts import Parts
 from rpo.runs.result import Run
 from rpo.runs.resume import check_unchanged
 from rpo.runs.spec import JobSpec
+from rpo.runs.unquantised import redraw
 
 if TYPE_CHECKING:
     from rpo.learners.learner import Learner
@@ -65,13 +64,12 @@ class Job:
 
     def __init__(self, spec: JobSpec, subject: Subject, parts: Parts) -> None:
         """Resolves models and prompts. Raises UserError; nothing is written."""
-        self.subject, self.parts = subject, parts
+        self.subject, self.parts = subject.arranged(spec.config.photos), parts
         self.config, self.path, self.wants_tensorboard = spec.config, spec.path, spec.tensorboard
         self.resumes = is_run(self.path)
         self.meter = Meter()
         self.keeper: Keeper | None = None
-        self.writer: Any = None
-        self.number = 0  # of the next event
+        self.log = Log(self.path.name)
         self._hashes: dict[str, dict[str, str]] = {}  # of the models' files, by role
         self.writes = False  # whether this session has begun to change the run
 
@@ -89,10 +87,14 @@ class Job:
             del wanted[1]
         kinds = [kind for _, kind in wanted]
         self.models = dict(zip(kinds, resolve_models(wanted), strict=True))  # type: ignore[arg-type]
+        if config.method == "online" and config.online.decoder != "own":
+            decoder = tiny_decoder(config.online.decoder, self.models["pipeline"])
+            self.models["decoder"] = resolve_model(decoder, "decoder")
         lists = chosen_prompts(config)
         words = (config.subject_kind, config.noun, config.identifier)
         self.training = lists.prompts("training", *words)
         self.validation = lists.prompts("validation", *words)
+        self.photo_prompts = self.subject.photo_prompts(config.identifier)
 
     def events(self) -> Generator[Event, None, None]:
         """The session. Whatever ends it, its last event says so: Finished, Failed or Interrupted.
@@ -109,8 +111,7 @@ class Job:
                 yield self._failed(error)
                 raise
             finally:
-                if self.writer:
-                    self.writer.close()
+                self.log.close()
 
     def _failed(self, error: Exception) -> Failed:
         """The event that tells the error, written where this session has begun to write."""
@@ -124,9 +125,9 @@ class Job:
                 if self.keeper:
                     self.keeper.wait()
                 self._log_costs(folder)
-                failed = self._log(folder, failed)
+                failed = self.log.write(folder, failed)
                 self._report(folder)
-        return self._stamped(failed)
+        return self.log.stamp(failed)
 
     def _session(self, remark: str) -> Iterator[Event]:
         folder = RunFolder(self.path)
@@ -135,18 +136,17 @@ class Job:
         if self.resumes:
             folder = RunFolder.open(self.path)
             folder.clear_up()
-            summary, records = folder.summary(), folder.records()
-            self.number = max((r.get("number", -1) for r in records), default=-1) + 1
-            self.number += bool(summary.get("finished"))  # Finished itself is in no file
+            summary = folder.summary()
+            self.log.go_on(folder.records(), bool(summary.get("finished")))
             if damage := folder.damaged_end():
                 remarks.append(f"{damage}: it and what follows is left out")
             lost = lost_best(folder)
         else:
             check_free(self.path)
-        started = self._stamped(self._started(summary))
+        started = self.log.stamp(self._started(summary))
         yield started
         for text in filter(None, remarks):  # of this session: in no file
-            yield self._stamped(Notice(text))
+            yield self.log.stamp(Notice(text))
         complete = self._is_complete(summary)
         if complete and not lost:
             yield self._finished(folder)
@@ -154,7 +154,7 @@ class Job:
         if self.resumes:
             render_report(folder)  # what would end it at the last is said at the first
         if lost:
-            yield self._stamped(Notice(plan_for_lost(folder, lost, complete)))
+            yield self.log.stamp(Notice(plan_for_lost(folder, lost, complete)))
 
         with self.meter.stretch("loading"), naming_exhausted_memory():
             if self.resumes:
@@ -173,7 +173,7 @@ class Job:
             stems = [printable(Path(name).stem) for name in self.subject.names]
             folder.save_images("photos", squares, stems)
         if self.wants_tensorboard:
-            self.writer = folder.tensorboard()
+            self.log.writer = folder.tensorboard()
         try:
             with naming_exhausted_memory():
                 yield from self._work(folder, method, reward, summary if lost else None)
@@ -202,6 +202,7 @@ class Job:
             training_prompts=tuple(prompt.conditioning for prompt in self.training),
             validation_prompts=tuple(prompt.conditioning for prompt in self.validation),
             method=config.method,
+            photo_prompts=self.photo_prompts,
         )
 
     def _save_interrupted(self, folder: RunFolder) -> None:
@@ -209,13 +210,13 @@ class Job:
         step, keeper = int(folder.summary().get("step", 0)), self.keeper
         if keeper and keeper.trainer.whole:
             for event in keeper.trainer.unreported():
-                self._log(folder, event)
+                self.log.write(folder, event)
             keeper.checkpoint()
             step = keeper.trainer.step
         elif keeper:
             keeper.wait()
         self._log_costs(folder)
-        self._log(folder, Interrupted(step))
+        self.log.write(folder, Interrupted(step))
         self._report(folder)
 
     def _is_complete(self, summary: Mapping[str, Any]) -> bool:
@@ -243,7 +244,7 @@ class Job:
         )
         reference = Prompt.reference(config.noun, config.identifier)
         prompts = [reference, *self.training, *self.validation]
-        texts = [prompt.conditioning for prompt in prompts]
+        texts = [*(prompt.conditioning for prompt in prompts), *filter(None, self.photo_prompts)]
         if config.offload:
             backbone.remember_prompts([*texts, *taught_by.further_prompts(reference)])
         else:  # a noun or an identifier that is too long is refused before anything is written
@@ -257,7 +258,11 @@ class Job:
         if reward is None:
             reward = AlignmentReward.load(self.models["reward"], self.subject, backbone)
         files = partial(self._files, "pipeline")
-        task = Task(backbone, config, self.subject, self.training, reward, files)
+        task = Task(
+            *(backbone, config, self.subject, self.training, reward, files),
+            photo_prompts=self.photo_prompts,
+            photo_weights=self.subject.weights(backbone.resolution),
+        )
         return taught_by(task), reward
 
     def _files(self, role: str) -> dict[str, str]:
@@ -267,7 +272,8 @@ class Job:
         return self._hashes[role]
 
     def _environment(self, backbone: Backbone) -> dict[str, Any]:
-        named = {"pipeline": self.config.model, "reward": self.reward_name}
+        decoder = self.config.online.decoder
+        named = {"pipeline": self.config.model, "reward": self.reward_name, "decoder": decoder}
         models = {role: {"name": named[role], "files": self._files(role)} for role in self.models}
         return describe(self.config, self.subject, backbone, models)
 
@@ -287,12 +293,12 @@ class Job:
         if not self.resumes:
             learns = learner_class(self.config.training.weights)
             for remark in learns.remarks(method.backbone, self.config):
-                yield self._log(folder, Notice(remark))
+                yield self.log.write(folder, Notice(remark))
         tensors, state = folder.load_data(), folder.load_last()
         for name, gone in (("data", tensors is None), ("trainer", state is None)):
             if gone and folder.summary():
                 file = self.path / "last" / f"{name}.safetensors"
-                yield self._stamped(Notice(f"{file}: is gone; what it held is computed again"))
+                yield self.log.stamp(Notice(f"{file}: is gone; what it held is computed again"))
         if state is None:
             folder.rewind(labelled=tensors is not None)
         elif tensors is None:
@@ -324,14 +330,18 @@ class Job:
                 with self.meter.stretch("saving"):
                     if event.improved:
                         keeper.keep_best(event)
-                    event = self._log(folder, event, f"validation/step-{event.step:05d}")
+                    event = self.log.write(folder, event, f"validation/step-{event.step:05d}")
                     keeper.checkpoint_if_due()
             else:
-                event = self._log(folder, event)
+                event = self.log.write(folder, event)
             if isinstance(event, Stopped):
                 with self.meter.stretch("saving"):
                     keeper.checkpoint(finished=True)
             yield event
+        if self.config.quantize != "no":
+            again = redraw(Run(self.path, _unquantised=True), self.validation, reward)
+            for event in self.meter.timed(again, _phase_of):
+                yield self.log.write(folder, event, "unquantised")
 
     @staticmethod
     def _reached(state: Mapping[str, Any]) -> tuple[int, int]:
@@ -353,40 +363,18 @@ class Job:
 
         for event in self.meter.timed(events(), _phase_of):
             with self.meter.stretch("saving"):
-                event = self._log(folder, event, "training")
+                event = self.log.write(folder, event, "training")
             yield event
         with self.meter.stretch("saving"):
             folder.save_data(data[0])
         return data[0]
 
-    def _stamped(self, event: Any) -> Any:
-        """The event with the run's name, its number and its time."""
-        if event.number >= 0:
-            return event
-        number, self.number = self.number, self.number + 1
-        return replace(event, run=self.path.name, number=number, time=time.time())
-
-    def _log(self, folder: RunFolder, event: Any, pictures: str = "") -> Any:
-        """Writes an event, its pictures to images/<pictures>, and returns it stamped."""
-        if getattr(event, "images", None) is not None:
-            files = folder.save_images(pictures, event.images, event.prompts)
-            event = replace(event, files=tuple(files))
-        event = self._stamped(event)
-        if isinstance(event, (Progress, Drawn)):
-            return event
-        record = to_record(event)
-        folder.record(record)
-        if self.writer:
-            step = record.get("step", 0)
-            for key, value in record.items():
-                if isinstance(value, float) and key != "time":
-                    self.writer.add_scalar(f"{record['event']}/{key}", value, step)
-        return event
-
     def _log_costs(self, folder: RunFolder) -> list[PhaseDone]:
         """Books what the session's phases took."""
         phases = [
-            self._log(folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb))
+            self.log.write(
+                folder, PhaseDone(name, cost.seconds, cost.memory_mb, cost.gpu_memory_mb)
+            )
             for name, cost in self.meter.costs.items()
         ]
         self.meter.costs.clear()
@@ -401,4 +389,4 @@ class Job:
 
     def _finished(self, folder: RunFolder) -> Finished:
         run = Run(folder.path)
-        return self._stamped(Finished(folder.path, run.best_step or 0, run.report))
+        return self.log.stamp(Finished(folder.path, run.best_step or 0, run.report))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpo.errors import UserError
-from rpo.runs.replacing import replacing
+from rpo.replacing import ELSEWHERE, replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +68,7 @@ def save_generated(
                 raise UserError(f"{path}: cannot be written ({error.strerror})") from error
             break
         try:
-            with replacing(path, "free some space, or name another folder by --out") as temporary:
+            with replacing(path, ELSEWHERE) as temporary:
                 save_png(picture, temporary, texts)
         except BaseException:
             path.unlink()  # the empty file that had taken the name

@@ -55,9 +55,9 @@ def quantisation_remark(config: Config) -> str:
     if config.quantize == "no":
         return ""
     return (
-        f"It learned on the base model held in {config.quantize}, with which all pictures and "
-        "rewards of its run were made. On the base model's own weights, where exports and other "
-        "programs put it, the same seeds draw visibly different pictures: "
+        f"It learned on the base model held in {config.quantize}, with which the pictures and "
+        "rewards of training and validations were made. On the base model's own weights, where "
+        "exports and other programs put it, the same seeds draw visibly different pictures: "
         "rpo generate --unquantised shows them."
     )
 
@@ -185,6 +185,15 @@ class Run:
             return self._last_learner()
         return self._learns(self._backbone, self.config, self.best)
 
+    def learner_for(self, prompts: Sequence[str]) -> Learner:
+        """Its chosen weights in a model that can draw these prompts."""
+        self._tell(self._backbone, prompts)
+        return self._learner
+
+    def _tell(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+        if self.config.offload:  # before the denoiser is there
+            backbone.remember_prompts(list(dict.fromkeys(prompts)))
+
     def settings(
         self, prompt: str, seed: int, steps: int | None = None, guidance_scale: float | None = None
     ) -> dict[str, Any]:
@@ -260,8 +269,7 @@ class Run:
 
         backbone = self._base if base else self._backbone
         with naming_exhausted_memory(), torch.no_grad():
-            if self.config.offload:  # before the denoiser is there
-                backbone.remember_prompts(list(dict.fromkeys(prompts)))
+            self._tell(backbone, prompts)
             learner = None if base else self._learner
             latents = sample(
                 backbone,

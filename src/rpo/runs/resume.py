@@ -70,9 +70,13 @@ def resume_config(folder: RunFolder, subject: Subject, given: Mapping[str, Any])
     done = folder.summary().get("step", 0)
     if config.training.steps < done:
         raise UserError(f"--resume: training.steps must be at least the {done} steps already done")
-    if folder.environment()["subject"]["photos"] != fingerprints(subject):
+    then = folder.environment()["subject"]["photos"]
+    now = fingerprints(subject.arranged(config.photos))
+    if then != now:
+        files = [[(p["name"], p["sha256"]) for p in photos] for photos in (then, now)]
+        what = "captions, masks or boxes of the photos" if files[0] == files[1] else "photos"
         raise UserError(
-            f"--resume: the photos are not those that {folder.path} was made with; "
+            f"--resume: the {what} are not those that {folder.path} was made with; "
             "give the same ones, or start a new run"
         )
     return config
@@ -108,7 +112,7 @@ def anchored(config: Config) -> Config:
     """Folders and files by absolute path, so that the run resumes from another directory."""
 
     def anchor(name: str) -> str:
-        special = name in ("auto", "emojiland", "paper")
+        special = name in ("auto", "emojiland", "paper", "own", "tiny")
         path = Path(os.path.expanduser(name))
         if special or not path.exists():
             return name
@@ -116,5 +120,6 @@ def anchored(config: Config) -> Config:
         return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
     reward = replace(config.reward, model=anchor(config.reward.model))
+    online = replace(config.online, decoder=anchor(config.online.decoder))
     model, prompts = anchor(config.model), anchor(config.prompts)
-    return replace(config, model=model, prompts=prompts, reward=reward)
+    return replace(config, model=model, prompts=prompts, reward=reward, online=online)

@@ -54,7 +54,9 @@ ENVIRONMENT: Shape = {
         "noun": str,
         "kind": str,
         "folder": (str, None),
-        "photos": [{"name": str, "sha256": str}],
+        "photos": [
+            {"name": str, "sha256": str, "caption": str, "mask": str, "box": [number]},
+        ],
     },
     "models": every({"name": str, "files": every(str)}),
 }
@@ -80,6 +82,7 @@ RECORDS: dict[str, Shape] = {
         "reward_model": str,
         "steps": whole,
         "reference_prompt": str,
+        "photo_prompts": [str],
         "training_prompts": [str],
         "validation_prompts": [str],
     },
@@ -101,6 +104,7 @@ RECORDS: dict[str, Shape] = {
         "prompts": [str],
         "images": [_inside],
     },
+    "redrawn": {"step": whole, "reward": number, "prompts": [str], "images": [_inside]},
     "stopped": {"step": whole, "best_step": whole, "reason": str},
     "phase": {
         "phase": str,

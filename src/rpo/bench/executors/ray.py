@@ -72,6 +72,8 @@ class RayExecutor:
         own: dict[str, Any] = {} if address else {"include_dashboard": False}
         if not address and slots:
             own["num_cpus"] = max(1, round(slots * needs.cpus))
+        # What raylets print of dead workers is heard as "lost"; Ray has no setting for it.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         try:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -120,8 +122,7 @@ class RayExecutor:
             try:
                 found.append(ray.get(reference))
             except ray.exceptions.RayError as error:
-                told = " ".join(str(error).split())[:300]
-                found.append(Heard(job, "lost", text=f"{type(error).__name__}: {told}"))
+                found.append(Heard(job, "lost", text=_epitaph(error)))
         return found
 
     def stop(self) -> None:
@@ -134,6 +135,19 @@ class RayExecutor:
             self._ray.cancel(reference, force=True)
         self._under_way = {}
         self._ray.shutdown()
+
+
+_DEATHS = {
+    "WorkerCrashedError": "the worker died",
+    "NodeDiedError": "its node is gone",
+    "OutOfMemoryError": "its node's memory ran out",
+}
+
+
+def _epitaph(error: Exception) -> str:
+    """What is known of a lost worker, in one line."""
+    kind, told = type(error).__name__, str(error).strip().splitlines() or [""]
+    return _DEATHS.get(kind, f"{kind}: {told[-1]}"[:300])
 
 
 class _Mailbox:
@@ -168,7 +182,8 @@ def pack_for(order: Order) -> Luggage:
     for name, kind in models_of(order):
         if name != EMBEDDED and (place := resolve_model(name, kind)).is_dir():
             models.append((name, kind, pack(place, weights=True)))
-    photos = pack(Path(order.photos)) if order.job.method and order.photos else None
+    needed = order.photos and (order.job.method or order.ip_adapter)
+    photos = pack(Path(order.photos)) if needed else None
     gallery = pack(Path(order.gallery)) if order.gallery not in ("", EMBEDDED) else None
     return Luggage(photos, gallery, tuple(models))
 

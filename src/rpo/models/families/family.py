@@ -60,6 +60,7 @@ class Family(ABC):
             arXiv 2207.12598, 0 where the pipeline counts only what guidance adds.
         schedulers: diffusers' schedulers that describe the noise of such a model.
         latent_scale: the scaling_factor of the family's published VAE.
+        tiny_decoder: the hub id of a tiny autoencoder of the family's latents; none: "".
         patch: side of the square of latent cells that is one token of the denoiser.
         packed: how many latent channels one input channel group of the denoiser holds.
         presets: the guidance and the steps that the publishers use, by name; none: "paper".
@@ -82,6 +83,7 @@ class Family(ABC):
     unguided: ClassVar[float] = 1.0
     schedulers: ClassVar[tuple[str, ...]]
     latent_scale: ClassVar[float]
+    tiny_decoder: ClassVar[str] = ""
     patch: ClassVar[int] = 1
     packed: ClassVar[int] = 1
     presets: ClassVar[Mapping[str, Preset]] = {}

@@ -65,6 +65,7 @@ class Flux(Family):
     text_encoders = ("text_encoder", "text_encoder_2")
     schedulers = FLOW_SCHEDULERS
     latent_scale = 0.3611
+    tiny_decoder = "madebyollin/taef1"
     classifier_free = False
     patch = 2
     packed = 4

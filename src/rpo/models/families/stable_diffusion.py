@@ -35,6 +35,7 @@ class StableDiffusion(Family):
     text_encoders = ("text_encoder",)
     schedulers = DISCRETE_SCHEDULERS
     latent_scale = 0.18215
+    tiny_decoder = "madebyollin/taesd"
     unused = ("safety_checker", "feature_extractor", "image_encoder")
     shapes = ("sd15", "sd21")
     file_parts: ClassVar = {"vae": VAE, "text_encoder": ("cond_stage_model.",)}
@@ -66,8 +67,10 @@ class StableDiffusion(Family):
         conditions: Conditions,
         guidance: float,
     ) -> Tensor:
+        shown = conditions.images
+        added = {} if shown is None else {"added_cond_kwargs": {"image_embeds": [shown]}}
         return denoiser(
-            noisy, timesteps, encoder_hidden_states=conditions.tokens, return_dict=False
+            noisy, timesteps, encoder_hidden_states=conditions.tokens, return_dict=False, **added
         )[0]
 
     @classmethod

@@ -58,6 +58,7 @@ class StableDiffusion3(Family):
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     schedulers = FLOW_SCHEDULERS
     latent_scale = 1.5305
+    tiny_decoder = "madebyollin/taesd3"
     optional = ("text_encoder_3", "tokenizer_3")
     without_optional = (
         "leave T5 out (prompts are then followed less closely): write [null, null] for "

@@ -45,6 +45,7 @@ class StableDiffusionXL(Family):
     text_encoders = ("text_encoder", "text_encoder_2")
     schedulers = DISCRETE_SCHEDULERS
     latent_scale = 0.13025
+    tiny_decoder = "madebyollin/taesdxl"
     shapes = ("sdxl",)
     file_parts: ClassVar = {
         "vae": VAE,
@@ -92,7 +93,12 @@ class StableDiffusionXL(Family):
     ) -> Tensor:
         height, width = (side * self.pipeline.vae_scale_factor for side in noisy.shape[-2:])
         sizes = noisy.new_tensor([height, width, 0, 0, height, width])
-        added = {"text_embeds": conditions.pooled, "time_ids": sizes.expand(len(noisy), -1)}
+        added: dict[str, Any] = {
+            "text_embeds": conditions.pooled,
+            "time_ids": sizes.expand(len(noisy), -1),
+        }
+        if conditions.images is not None:
+            added["image_embeds"] = [conditions.images]
         return denoiser(
             noisy,
             timesteps,

@@ -51,6 +51,7 @@ class ZImage(Family):
     unused = ()
     schedulers = FLOW_SCHEDULERS
     latent_scale = 0.3611  # FLUX.1's autoencoder
+    tiny_decoder = "madebyollin/taef1"
     unguided = 0.0
     patch = 2
     presets: ClassVar = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from rpo.errors import UserError
 
 TO_GO_ON = "free some space, then --resume"
+ELSEWHERE = "free some space, or name another folder by --out"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # what `replacing` names a temporary file
 
 
