@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from rpo.bench.records import RUNS, Job
 from rpo.config import for_subject, from_toml, to_toml
 from rpo.models.resolve import Kind, default_reward
+from rpo.replacing import remove
 from rpo.runs.pictures import slug
-from rpo.runs.replacing import remove
 
 if TYPE_CHECKING:
     from rpo.bench.suite import BenchSuite, SuiteRow
@@ -64,8 +64,8 @@ class Order:
     @property
     def fingerprint(self) -> str:
         """A digest of all that the order says of the result, wherever and whenever it is done."""
-        places = dict.fromkeys(("photos", "results", "gallery", "images", "ip_adapter"), "")
-        facts = asdict(replace(self, attempt=0, **places))
+        places = ("photos", "results", "gallery", "images", "ip_adapter", "attempt")
+        facts = {key: value for key, value in asdict(self).items() if key not in places}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,13 +9,14 @@ from rpo.bench.executors.executor import Executor
 from rpo.bench.order import make_order, make_orders, models_of
 from rpo.bench.records import JOBS, SUITE
 from rpo.bench.runner import Show, Tally, run_orders
-from rpo.bench.suite import BenchSuite, read_suite, to_toml, union
+from rpo.bench.suite import BenchSuite, read_suite, to_toml
+from rpo.bench.union import union
 from rpo.errors import UserError
 from rpo.evaluation.judges import read_head
 from rpo.models.resolve import Kind, resolve_models
+from rpo.replacing import remove_leftovers, replacing
 from rpo.runs.folder import check_writable
 from rpo.runs.locking import LOCK, locked
-from rpo.runs.replacing import remove_leftovers, replacing
 
 
 def run_suite(

@@ -28,11 +28,11 @@ from rpo.evaluation.drawn import Drawn, draw_run, open_folder
 from rpo.evaluation.dreambench import Reference, load_suite, numbered_prompts, reference
 from rpo.evaluation.evaluate import LAMBDA
 from rpo.events import Event, Progress
+from rpo.replacing import remove, replacing
 from rpo.runs.environment import commit, hardware, versions
 from rpo.runs.folder import RunFolder, is_run
 from rpo.runs.locking import LOCK, holder
 from rpo.runs.pictures import save_png
-from rpo.runs.replacing import remove, replacing
 from rpo.runs.result import Run
 from rpo.runs.spec import JobSpec
 

@@ -27,6 +27,7 @@ from rpo.evaluation.systems import (
 from rpo.evaluation.untrained import Untrained, open_untrained
 from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.replacing import ELSEWHERE, naming_full_disk
+from rpo.rounding import rounded
 from rpo.runs.environment import versions
 from rpo.runs.folder import check_free, expanded, next_free
 from rpo.runs.lost import require_best
