@@ -16,8 +16,9 @@ from rpo.events import Event, Progress
 
 def make_stub(number: int, results: Path, seconds: float = 0.0) -> Order:
     """An order whose settings say what its stub does."""
-    job = Job(f"stub.{number}.0", "stub", "stub", str(number), "dog", "live", 0, "", "none")
-    return Order(job, str(seconds), "", str(results))
+    name, settings = f"stub.{number}.0", {"seconds": seconds}
+    job = Job(name, "stub", "stub", str(number), "dog", "live", 0, "", "emojiland", settings)
+    return Order(job, "", "", str(results))
 
 
 def load_stub() -> Work:
@@ -35,7 +36,7 @@ def do_stub(order: Order, tell: Callable[[Event], None]) -> JobResult:
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{order.job.id}.begun").open("a") as file:
         file.write("x")
-    end = time.monotonic() + float(order.config)
+    end = time.monotonic() + order.job.settings["seconds"]
     while time.monotonic() < end:
         tell(Progress("training", 0, 1))
         time.sleep(0.005)

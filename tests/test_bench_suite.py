@@ -8,7 +8,8 @@ import pytest
 
 from rpo.bench.batch import batch_suite
 from rpo.bench.order import job_id, make_orders
-from rpo.bench.suite import SUITES, BenchSuite, find_suite, read_suite, to_toml, union
+from rpo.bench.suite import SUITES, BenchSuite, find_suite, read_suite, to_toml
+from rpo.bench.union import union
 from rpo.config import METHODS, from_toml, load_config, read_toml
 from rpo.errors import UserError
 

@@ -145,7 +145,7 @@ def stop_at(step: int) -> Callable[[Event], None]:
     return tell
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_job_that_was_stopped_ends_as_an_undisturbed_one(
     world: World, results: Path, tmp_path: Path, step: int
 ) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rpo.bench.records import RUNS, Job
-from rpo.config import for_subject, to_toml
+from rpo.config import for_subject, from_toml, to_toml
+from rpo.models.resolve import Kind, default_reward
+from rpo.replacing import remove
 from rpo.runs.pictures import slug
-from rpo.runs.replacing import remove
 
 if TYPE_CHECKING:
     from rpo.bench.suite import BenchSuite, SuiteRow
@@ -30,6 +31,7 @@ class Order:
         results: the results folder, which the worker reaches under this very path.
         gallery: the suite of subjects among whose photos a drawing has to find its own.
         images: for a row of given pictures, their folder.
+        ip_adapter: for a row that IP-Adapter draws, its file or folder.
         judges: names by role, "" for none; empty where nothing is judged.
         images_per_prompt, pictures, keep, titles: as in a suite.
         attempt: 1, and one more each time that a worker was lost with it.
@@ -41,6 +43,7 @@ class Order:
     results: str
     gallery: str = ""
     images: str = ""
+    ip_adapter: str = ""
     judges: tuple[tuple[str, str], ...] = ()
     images_per_prompt: int = 4
     pictures: int = 256
@@ -54,10 +57,15 @@ class Order:
         return Path(self.results) / RUNS / self.job.id
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """What the row changes, as "training.steps=200"."""
+        return tuple(f"{key}={value}" for key, value in self.job.settings.items())
+
+    @property
     def fingerprint(self) -> str:
         """A digest of all that the order says of the result, wherever and whenever it is done."""
-        beside = {"photos": "", "results": "", "gallery": "", "images": "", "attempt": 0}
-        facts = asdict(replace(self, **beside))  # type: ignore[arg-type]
+        places = ("photos", "results", "gallery", "images", "ip_adapter", "attempt")
+        facts = {key: value for key, value in asdict(self).items() if key not in places}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -90,12 +98,28 @@ def make_order(suite: BenchSuite, results: Path, row: SuiteRow, entry: Entry, se
         str(results),
         gallery=suite.subjects,
         images=row.images,
+        ip_adapter=row.ip_adapter,
         judges=tuple(suite.judges.items()),
         images_per_prompt=suite.images_per_prompt,
         pictures=suite.pictures,
         keep=suite.keep,
         titles=tuple(row.titles.items()),
     )
+
+
+def models_of(order: Order) -> list[tuple[str, Kind]]:
+    """The models that a job loads, by name: base, reward, judges."""
+    config = from_toml(order.config, "job")
+    wanted: list[tuple[str, Kind]] = [] if order.images else [(config.model, "pipeline")]
+    if order.job.method:
+        reward = config.reward.model
+        wanted.append((default_reward(config.model) if reward == "auto" else reward, "reward"))
+    judges = dict(order.judges)
+    if judges:
+        wanted += [(judges["dino"], "judge-dino"), (judges["clip"], "judge-clip")]
+    if judges.get("aesthetic"):
+        wanted.append((judges["aesthetic_clip"], "judge-clip"))
+    return wanted
 
 
 def job_id(row: str, subject: str, seed: int) -> str:

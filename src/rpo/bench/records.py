@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rpo.reading import Shape, every, number, read_json, whole
+from rpo.replacing import replacing
 from rpo.rounding import rounded
-from rpo.runs.replacing import replacing
 
 if TYPE_CHECKING:
     from rpo.evaluation.scoring import Row

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rpo.bench.executors.executor import Executor
-from rpo.bench.order import make_orders
+from rpo.bench.order import make_order, make_orders, models_of
 from rpo.bench.records import JOBS, SUITE
 from rpo.bench.runner import Show, Tally, run_orders
-from rpo.bench.suite import BenchSuite, read_suite, to_toml, union
+from rpo.bench.suite import BenchSuite, read_suite, to_toml
+from rpo.bench.union import union
 from rpo.errors import UserError
-from rpo.models.resolve import resolve_model, resolve_models
+from rpo.evaluation.judges import read_head
+from rpo.models.resolve import Kind, resolve_models
+from rpo.replacing import remove_leftovers, replacing
 from rpo.runs.folder import check_writable
 from rpo.runs.locking import LOCK, locked
-from rpo.runs.replacing import remove_leftovers, replacing
 
 
 def run_suite(
@@ -32,7 +34,7 @@ def run_suite(
     """
     results = results.absolute()
     whole = _joined(suite, results)
-    check_models(suite)
+    check_models(suite, results)
     check_writable(results)
     with locked(results):
         remove_leftovers(results / JOBS)  # those of a run it sees to itself
@@ -53,10 +55,12 @@ def _joined(suite: BenchSuite, results: Path) -> BenchSuite:
     return suite
 
 
-def check_models(suite: BenchSuite) -> None:
+def check_models(suite: BenchSuite, results: Path) -> None:
     """Raises UserError for a model that is not here, before the first job begins."""
+    wanted: dict[tuple[str, Kind], None] = {}
     for row in suite.rows:
-        if not row.images:
-            resolve_model(row.config.model)
-    judges = [(suite.judges[role], f"judge-{role}") for role in ("dino", "clip") if suite.judges]
-    resolve_models(judges)  # type: ignore[arg-type]
+        order = make_order(suite, results, row, suite.entries[0], suite.seeds[0])
+        wanted |= dict.fromkeys(models_of(order))
+    resolve_models(list(wanted))
+    if head := suite.judges.get("aesthetic"):
+        read_head(Path(head))

@@ -12,7 +12,8 @@
                                     left empty, nothing is judged
     [rows.rpo]                      a name of letters, digits, - and _
     title = "RPO"
-    method = "rpo"                  absent: the base model alone, or `images`, a folder of pictures
+    method = "rpo"                  absent: the base model alone draws, or with `ip_adapter`, its
+                                    file or folder; or `images` names a folder of pictures
     presets = ["lora"]
     settings.training.beta = 1
     choose = ["best", "last"]       which steps are judged
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ KEEP = ("report", "best", "all")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SETTINGS: Shape = {}
 _ROW: Shape = {
-    **dict.fromkeys(("title", "method", "images"), str),
+    **dict.fromkeys(("title", "method", "images", "ip_adapter"), str),
     "presets": [str],
     "settings": _SETTINGS,
     "choose": [lambda value: "" if value in ("best", "last") else "best or last"],
@@ -78,7 +79,8 @@ class SuiteRow:
 
     Attributes:
         name, title: for files, and for people.
-        method: "" for what is not trained: the base model, or the pictures of the folder `images`.
+        method: "" for what is not trained: the base model, alone or with the IP-Adapter
+            `ip_adapter`, or the pictures of the folder `images`.
         config: complete but for the subject and the seed.
         changes: what the suite and the row change over what suits model and method, flat.
         choose, titles: the judged steps in order, and the title of the line of each.
@@ -89,6 +91,7 @@ class SuiteRow:
     method: str
     config: Config
     images: str = ""
+    ip_adapter: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
     choose: tuple[Choice, ...] = ("best",)
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -202,6 +205,7 @@ def to_toml(suite: BenchSuite) -> str:
             "title": row.title,
             **({"method": row.method, "choose": list(row.choose)} if row.method else {}),
             **({"images": row.images} if row.images else {}),
+            **({"ip_adapter": row.ip_adapter} if row.ip_adapter else {}),
             **({"titles": dict(row.titles)} if row.titles else {}),
             "settings": dict(row.changes),
         }
@@ -277,9 +281,11 @@ def _row(
     table: Mapping[str, Any],
     overrides: Sequence[str],
 ) -> SuiteRow:
-    method, images = row.get("method", ""), row.get("images", "")
-    if method and images:
-        raise UserError(f"{file}: rows.{name}: method and images exclude each other; take one")
+    method, images, adapter = (row.get(key, "") for key in ("method", "images", "ip_adapter"))
+    if len([given for given in (method, images, adapter) if given]) > 1:
+        raise UserError(
+            f"{file}: rows.{name}: method, images and ip_adapter exclude each other; take one"
+        )
     if not method and ("choose" in row or "titles" in row):
         raise UserError(f"{file}: rows.{name}: without a method nothing is chosen; add method")
     if method and method not in METHODS:
@@ -305,8 +311,10 @@ def _row(
     title = row.get("title", METHODS[method].title if method else name)
     if images:
         images = str((file.parent / Path(images).expanduser()).resolve())
+    adapter = _placed(adapter)
     titles = dict(row.get("titles", {}))
-    return SuiteRow(name, title, method, config, images, changes_of(config), choose, titles)
+    changes = changes_of(config)
+    return SuiteRow(name, title, method, config, images, adapter, changes, choose, titles)
 
 
 def changes_of(config: Config) -> dict[str, Any]:
@@ -362,36 +370,3 @@ def _tables(
         if kept:
             found[name] = {"title": entry.get("title", name), "lines": kept}
     return found
-
-
-def union(old: BenchSuite, new: BenchSuite, where: Path) -> BenchSuite:
-    """Both as one: what was done stays listed. UserError where they differ in what both have."""
-    for key in ("model", "judges", "images_per_prompt", "pictures", "subjects"):
-        if getattr(old, key) != getattr(new, key):
-            raise UserError(f"{where}: made with another {key}; name another folder by --out")
-    rows = {row.name: row for row in old.rows}
-    for row in new.rows:
-        before = rows.setdefault(row.name, row)
-        for key in ("config", "choose", "images"):
-            if getattr(before, key) != getattr(row, key):
-                what = _difference(before, row) if key == "config" else key
-                raise UserError(
-                    f"{where}: its row {row.name} was made with another {what}; name another "
-                    "folder by --out, or call the row otherwise"
-                )
-    rows |= {row.name: row for row in new.rows}
-    entries = {entry.name: entry for entry in (*old.entries, *new.entries)}
-    seeds = tuple(sorted({*old.seeds, *new.seeds}))
-    tables = {**old.tables, **new.tables}
-    return replace(
-        new,
-        rows=tuple(rows.values()),
-        entries=tuple(entries.values()),
-        seeds=seeds,
-        tables=tables,
-    )
-
-
-def _difference(first: SuiteRow, second: SuiteRow) -> str:
-    a, b = values_of(first.config), values_of(second.config)
-    return next(key for key in a if a[key] != b[key])

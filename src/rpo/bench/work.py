@@ -22,21 +22,23 @@ from rpo.bench.order import Order, tidy
 from rpo.bench.records import PICTURES, Choice, JobResult, Judged, write_result
 from rpo.config import Config, from_toml
 from rpo.data.prompts import chosen_prompts
+from rpo.data.subject import Subject
 from rpo.errors import UserError
 from rpo.evaluation.drawn import Drawn, draw_run, open_folder
-from rpo.evaluation.dreambench import Reference, load_suite, numbered_prompts
+from rpo.evaluation.dreambench import Reference, load_suite, numbered_prompts, reference
 from rpo.evaluation.evaluate import LAMBDA
 from rpo.events import Event, Progress
+from rpo.replacing import remove, replacing
 from rpo.runs.environment import commit, hardware, versions
 from rpo.runs.folder import RunFolder, is_run
 from rpo.runs.locking import LOCK, holder
 from rpo.runs.pictures import save_png
-from rpo.runs.replacing import remove, replacing
 from rpo.runs.result import Run
 from rpo.runs.spec import JobSpec
 
 if TYPE_CHECKING:
     from rpo.evaluation.scoring import Scorer
+    from rpo.evaluation.untrained import Untrained
 
 Tell = Callable[[Event], None]
 """Called with each event of a job. What it raises ends the job, which saves last/ first."""
@@ -193,10 +195,16 @@ def _draw(order: Order, config: Config, tell: Tell) -> list[tuple[Choice, int, D
     if order.images:
         return [("untrained", 0, _given(order))]
     if not job.method:
-        from rpo.bench.base import draw_base, open_base
+        from rpo.evaluation.untrained import draw_untrained
 
-        base, count = open_base(config), order.images_per_prompt
-        return [("untrained", 0, draw_base(base, _bare(order), prompts, count, tick))]
+        model = replace(_untrained(order.settings, config.model, order.ip_adapter), config=config)
+        subject, seen = _bare(order), bool(order.ip_adapter)
+        if seen:
+            photos = Subject.from_folder(order.photos, job.noun, job.kind)  # type: ignore[arg-type]
+            subject = reference(job.subject, photos, model.backbone.resolution)
+        count = order.images_per_prompt
+        drawn = draw_untrained(model, subject, prompts, count, tick, with_photos=seen)
+        return [("untrained", 0, drawn)]
     run, found = Run(order.run), []
     steps: dict[Choice, int] = {
         "best": run.best_step or 0,
@@ -210,6 +218,14 @@ def _draw(order: Order, config: Config, tell: Tell) -> list[tuple[Choice, int, D
             known[step] = draw_run(shown, _bare(order), prompts, order.images_per_prompt, tick)
         found.append((choice, step, known[step]))
     return found
+
+
+@lru_cache(1)
+def _untrained(settings: tuple[str, ...], model: str, ip_adapter: str) -> Untrained:
+    """A worker loads it once for all subjects and seeds."""
+    from rpo.evaluation.untrained import open_untrained
+
+    return open_untrained(model, settings, ip_adapter=ip_adapter or None)
 
 
 def _bare(order: Order) -> Reference:

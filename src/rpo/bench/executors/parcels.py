@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from rpo.models.class_pictures import cache_folder
+from rpo.replacing import remove
 from rpo.runs.environment import file_hash
-from rpo.runs.replacing import remove
 
 PIECE = 1 << 26  # bytes that travel at once
 # Weights that are never read, and pictures for people

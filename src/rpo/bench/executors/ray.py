@@ -23,11 +23,10 @@ from typing import Any
 
 from rpo.bench.executors.executor import Heard, StopWork, Work, work_on
 from rpo.bench.executors.parcels import Parcel, node_place, pack, read_piece, unpack
-from rpo.bench.order import Order
-from rpo.config import from_toml
+from rpo.bench.order import Order, models_of
 from rpo.errors import UserError
 from rpo.models import resolve
-from rpo.models.resolve import EMBEDDED, Kind, default_reward, resolve_model
+from rpo.models.resolve import EMBEDDED, Kind, resolve_model
 
 GIGABYTE = 10**9
 
@@ -45,7 +44,7 @@ class Needs:
 class Luggage:
     """What an order needs besides: photos, the gallery's folder, and models by (name, kind)."""
 
-    photos: Parcel
+    photos: Parcel | None
     gallery: Parcel | None
     models: tuple[tuple[str, Kind, Parcel], ...]
 
@@ -73,6 +72,8 @@ class RayExecutor:
         own: dict[str, Any] = {} if address else {"include_dashboard": False}
         if not address and slots:
             own["num_cpus"] = max(1, round(slots * needs.cpus))
+        # What raylets print of dead workers is heard as "lost"; Ray has no setting for it.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         try:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -121,8 +122,7 @@ class RayExecutor:
             try:
                 found.append(ray.get(reference))
             except ray.exceptions.RayError as error:
-                told = " ".join(str(error).split())[:300]
-                found.append(Heard(job, "lost", text=f"{type(error).__name__}: {told}"))
+                found.append(Heard(job, "lost", text=_epitaph(error)))
         return found
 
     def stop(self) -> None:
@@ -135,6 +135,19 @@ class RayExecutor:
             self._ray.cancel(reference, force=True)
         self._under_way = {}
         self._ray.shutdown()
+
+
+_DEATHS = {
+    "WorkerCrashedError": "the worker died",
+    "NodeDiedError": "its node is gone",
+    "OutOfMemoryError": "its node's memory ran out",
+}
+
+
+def _epitaph(error: Exception) -> str:
+    """What is known of a lost worker, in one line."""
+    kind, told = type(error).__name__, str(error).strip().splitlines() or [""]
+    return _DEATHS.get(kind, f"{kind}: {told[-1]}"[:300])
 
 
 class _Mailbox:
@@ -165,24 +178,14 @@ class _Depot:
 
 def pack_for(order: Order) -> Luggage:
     """What the order's node may lack. UserError for a model that is not here either."""
-    config = from_toml(order.config, "job")
-    reward = config.reward.model
-    wanted: list[tuple[str, Kind]] = []
-    if not order.images:
-        wanted.append((config.model, "pipeline"))
-    if order.job.method:
-        wanted.append((default_reward(config.model) if reward == "auto" else reward, "reward"))
-    for role, name in order.judges:
-        if name and role in ("dino", "clip"):
-            wanted.append((name, f"judge-{role}"))  # type: ignore[arg-type]
     models = []
-    for name, kind in wanted:
+    for name, kind in models_of(order):
         if name != EMBEDDED and (place := resolve_model(name, kind)).is_dir():
             models.append((name, kind, pack(place, weights=True)))
-    gallery = None
-    if order.gallery not in ("", EMBEDDED):
-        gallery = pack(Path(order.gallery))
-    return Luggage(pack(Path(order.photos)), gallery, tuple(models))
+    needed = order.photos and (order.job.method or order.ip_adapter)
+    photos = pack(Path(order.photos)) if needed else None
+    gallery = pack(Path(order.gallery)) if order.gallery not in ("", EMBEDDED) else None
+    return Luggage(photos, gallery, tuple(models))
 
 
 def _do(
@@ -216,8 +219,9 @@ def _do(
         gallery = unpack(luggage.gallery, fetch, node_place(luggage.gallery))
         order = replace(order, gallery=str(gallery))
     with tempfile.TemporaryDirectory(prefix="rpo-") as folder:
-        place = Path(folder, Path(order.photos).name)
-        order = replace(order, photos=str(unpack(luggage.photos, fetch, place)))
+        if luggage.photos:
+            place = Path(folder, Path(order.photos).name)
+            order = replace(order, photos=str(unpack(luggage.photos, fetch, place)))
         work_on(order, work(), send, lambda: stopped)
     return ends[0]
 
