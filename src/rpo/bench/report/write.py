@@ -18,7 +18,7 @@ from rpo.models.resolve import EMBEDDED
 from rpo.reading import refuse_links
 from rpo.report import page
 from rpo.report.tables import to_csv
-from rpo.runs.replacing import replacing
+from rpo.replacing import replacing
 
 FOLDER, PAGE, TABLES = "report", "report.html", "tables.md"
 _REMEDY = "free some space, then run the same command again"
