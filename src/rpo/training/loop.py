@@ -18,10 +18,10 @@ from rpo.config import Config, TrainingConfig
 from rpo.errors import UserError
 from rpo.events import Event, Notice, StepDone, Stopped, Validated
 from rpo.learners.learner import Learner
+from rpo.learners.moments import moments_fit
 from rpo.methods.method import Method
 from rpo.models.quantization import refuse_absent_bitsandbytes
 from rpo.models.rows import Rows
-from rpo.training.moments import moments_fit
 from rpo.training.schedule import learning_rate
 from rpo.training.stopping import KeepBest, StoppingRule
 from rpo.training.validation import Validator
