@@ -51,6 +51,8 @@ def _check(data: Any, method: Method) -> None:
                 sample = backbone.encode_prompts([method.task.reference.conditioning])
             beside = getattr(data, f"{name}_latents", None)
             rows = {1} if beside is None else {1, len(beside)}
+            if name == "reference":  # captions: the mirrored photos have no rows of their own
+                rows |= {len(method.task.subject.images)}
             if not isinstance(value, Conditions) or not _alike(value, sample, rows):
                 raise ValueError(f"{field.name}: not prompts that the model encoded")
     if isinstance(data, LabelledPairs):
