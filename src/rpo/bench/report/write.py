@@ -16,9 +16,9 @@ from rpo.errors import UserError, printable
 from rpo.evaluation.dreambench import load_suite
 from rpo.models.resolve import EMBEDDED
 from rpo.reading import refuse_links
+from rpo.replacing import replacing
 from rpo.report import page
 from rpo.report.tables import to_csv
-from rpo.runs.replacing import replacing
 
 FOLDER, PAGE, TABLES = "report", "report.html", "tables.md"
 _REMEDY = "free some space, then run the same command again"
