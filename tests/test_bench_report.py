@@ -203,6 +203,7 @@ def test_the_best_of_a_column_and_what_is_not_told_apart_from_it(tmp_path: Path)
         put(tmp_path, "similarity", subject, 0, {"last": 0.5})
     lines = list(only_group(tmp_path).lines.values())
     assert best_lines(lines, "dino", shared_places(lines)) == {"rpo:best", "dpo:last"}
+    assert best_lines(lines, "dino", [("a", 0)]) == set()
 
 
 def test_given_pictures_join_the_group_of_their_judges(tmp_path: Path) -> None:

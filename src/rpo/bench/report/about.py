@@ -33,9 +33,13 @@ def about(group: Group, places: Iterable[Place]) -> tuple[tuple[str, str], ...]:
         ("preprocessing", "; ".join(steps) or "not known"),
         ("prompts", "; ".join(prompts) or "not known"),
         ("seeds", ", ".join(map(str, seeds)) or "none"),
-        ("n", f"{len(subjects)} subjects, {len(places)} of subject and seed"),
+        ("n", f"{_count(len(subjects))}, {len(places)} of subject and seed"),
         *([("protocol", rest)] if rest else []),
     )
+
+
+def _count(subjects: int) -> str:
+    return "1 subject" if subjects == 1 else f"{subjects} subjects"
 
 
 def _plain(value: Any) -> str:

@@ -340,7 +340,13 @@ def metric_column(name: str, form: str = ".3f") -> Column:
 
 
 def best_lines(lines: Sequence[Measured], metric: str, places: Iterable[Place]) -> set[str]:
-    """The line with the best mean at these places, and those that are not told apart from it."""
+    """The line with the best mean at these places, and those that are not told apart from it.
+
+    None at all of a single subject, whose figures tell nothing of others.
+    """
+    places = set(places)
+    if len({subject for subject, _ in places}) < 2:
+        return set()
     means = {line.key: figure(line, metric, places) for line in lines}
     known = [line for line in lines if means[line.key] is not None]
     if len(known) < 2:
