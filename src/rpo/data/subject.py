@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from rpo.data.photo import FORMATS_BY_ENDING, Photo, RejectedPhoto, prepare, read_photo
 from rpo.data.remarks import nearly_same, remark_on, remark_on_all, signature
 from rpo.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import torch  # slow, and the photos alone do without it
 
 Kind = Literal["live", "object"]
 
@@ -201,6 +203,8 @@ class Subject:
 
     def tensor(self, size: int) -> torch.Tensor:
         """The photos' centre squares, resized by Lanczos: (n, 3, size, size) float32 in [-1, 1]."""
+        import torch
+
         if size < 1:
             raise ValueError(f"size must be >= 1, not {size}")
         squares = [
@@ -231,6 +235,8 @@ def _kind_of(noun: str) -> Kind:
 
 def _from_memory(image: Image.Image | torch.Tensor, which: str) -> Image.Image:
     """A PIL image, or a (3, H, W) tensor in [0, 1], as read photos are. Raises UserError."""
+    import torch
+
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise UserError(f"{which}: a tensor must be (3, H, W), not {tuple(image.shape)}")
