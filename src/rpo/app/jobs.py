@@ -98,9 +98,10 @@ class Queue:
         try:
             if Run(path).finished:
                 return Status(name, "finished")
-            last = next(iter(reversed(RunFolder(path).records())), {})
+            records = RunFolder(path).records()
         except UserError as error:
             return Status(name, "failed", printable(str(error)))
+        last = records[-1] if records else {}
         if last.get("event") == "failed":
             return Status(name, "failed", printable(str(last.get("message", ""))))
         return Status(name, "stopped", self._said(name))

@@ -223,7 +223,6 @@ def _is_still(file: Path, number: int) -> bool:
 
 
 def _in_use(folder: Path, file: Path, owner: Owner) -> str:
-    remedy = (
-        "wait for it or stop it" if owner.here and owner.born else f"if it runs no longer, delete {file}"
-    )
+    here = owner.here and owner.born
+    remedy = "wait for it or stop it" if here else f"if it runs no longer, delete {file}"
     return f"{folder}: in use by {owner}; {remedy}, or name another folder by --out"
