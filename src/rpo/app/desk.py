@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rpo.app.drawing import Drawer
 from rpo.app.home import Home
 from rpo.app.jobs import Queue
 from rpo.app.plans import Plans
@@ -23,6 +24,7 @@ class Desk:
     home: Home
     queue: Queue
     plans: Plans = field(default_factory=Plans)
+    drawer: Drawer = field(default_factory=Drawer)
     _watches: dict[str, Watch] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -39,6 +41,7 @@ class Desk:
     def close(self) -> None:
         """Ends what only the page needs; jobs go on."""
         self.plans.close()
+        self.drawer.close()
 
 
 def told(handler: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:

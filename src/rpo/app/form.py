@@ -14,6 +14,8 @@ from rpo.config.settings import Setting
 # What the page asks for elsewhere, or decides itself.
 _ELSEWHERE = ("model", "method", "noun", "device")
 AS_SUITS = "as suits"
+# Of an event that shows no progress of its own and is no public interface.
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def shown(value: str = "", **more: Any) -> gr.HTML:

@@ -250,11 +250,17 @@ if os.name == "nt":
 
 
 class Clockwork(threading.Thread):
-    """Ticks a queue once a second, until `stop`; asks first which GPUs there are."""
+    """Ticks a queue once a second, until `stop`; asks first which GPUs there are.
 
-    def __init__(self, queue: Queue, devices: Callable[[], tuple[str, ...]]) -> None:
+    also: what else is to be done each second.
+    """
+
+    def __init__(
+        self, queue: Queue, devices: Callable[[], tuple[str, ...]], also: Callable[[], None]
+    ) -> None:
         super().__init__(name="rpo queue", daemon=True)
-        self._queue, self._devices, self._end = queue, devices, threading.Event()
+        self._queue, self._devices, self._also = queue, devices, also
+        self._end = threading.Event()
 
     def run(self) -> None:
         """What the thread does."""
@@ -262,6 +268,7 @@ class Clockwork(threading.Thread):
         while not self._end.wait(1):
             with suppress(OSError, UserError):  # a full disk, say: the next tick tries again
                 self._queue.tick()
+                self._also()
 
     def stop(self) -> None:
         """Ends it; the jobs go on."""

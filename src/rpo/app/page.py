@@ -7,7 +7,9 @@ from typing import Any
 import gradio as gr
 
 from rpo.app.desk import Desk
-from rpo.app.form import shown
+from rpo.app.draw import Draw
+from rpo.app.form import QUICK, shown
+from rpo.app.library import Library
 from rpo.app.teach import EXAMPLES, Teach
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -85,9 +87,21 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, and what it looks like: arguments for mounting it."""
     with gr.Blocks(title=title, analytics_enabled=False) as demo:
         shown(_HEADER)
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Teach", id="teach"):
-            teach = Teach(desk)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Teach", id="teach"):
+                teach = Teach(desk)
+            with gr.Tab("Draw", id="draw") as drawing:
+                draw = Draw(desk)
+            with gr.Tab("Runs", id="runs") as shelf:
+                library = Library(desk)
         teach.load(demo)
+        drawing.select(draw.arrive, draw.run, draw.run, **QUICK)
+        shelf.select(
+            library.arrive,
+            [library.several, library.run],
+            [library.cards, library.several, library.run],
+            **QUICK,
+        )
     demo.queue(default_concurrency_limit=8, max_size=500, api_open=False)
     pictures = "".join(
         f'#example-{name}::before{{background-image:url("/rpo/examples/{name}")}}'

@@ -102,7 +102,6 @@ def state_line(status: Status, course: Course, now: float) -> str:
         problem = note(status.message, "problem") if status.message else ""
         return f'<div class="state {status.state}"><p class="now">{words}</p>{problem}</div>'
     left = course.seconds_left(now)
-    share = course.done / course.total if course.total else 0.0
     told = f"{course.done} of {course.total}" if course.total else ""
     if left is not None:
         told += f", {duration(left)} left"
@@ -112,13 +111,20 @@ def state_line(status: Status, course: Course, now: float) -> str:
         f'<li class="{"past" if i < at else "at" if i == at else ""}">{_PHASES[phase]}</li>'
         for i, phase in enumerate(phases)
     )
-    busy = "" if course.total else " busy"
     return (
         f'<div class="state running"><p class="now">{_PHASES[phases[at]]}'
         f"<small>{text(told)}</small></p>"
-        f'<div class="bar{busy}" role="progressbar" aria-label="{_PHASES[phases[at]]}" '
-        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{round(100 * share)}">'
-        f'<span style="width:{100 * share:.1f}%"></span></div><ol>{steps}</ol></div>'
+        f"{bar(_PHASES[phases[at]], course.done, course.total)}<ol>{steps}</ol></div>"
+    )
+
+
+def bar(name: str, done: int, total: int) -> str:
+    """How far a piece of work is; a bar that wanders where that is not known."""
+    share = 100 * done / total if total else 0
+    return (
+        f'<div class="bar{"" if total else " busy"}" role="progressbar" aria-label="{text(name)}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{round(share)}">'
+        f'<span style="width:{share:.1f}%"></span></div>'
     )
 
 

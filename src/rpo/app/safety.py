@@ -125,9 +125,7 @@ class Gate:
         site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
         origin, reads = headers.get("origin"), scope["method"] in ("GET", "HEAD")
         if origin is not None:
-            parts = urlsplit(origin) if origin != "null" else None
-            same = parts and parts.scheme in ("http", "https") and parts.netloc == headers["host"]
-            if not same:
+            if origin not in (f"http://{headers['host']}", f"https://{headers['host']}"):
                 return "asked for by another site"
         elif site in ("cross-site", "same-site") and not (reads and mode == "navigate"):
             return "asked for by another site"

@@ -131,7 +131,7 @@ def _run(
         timeout_graceful_shutdown=2,
         ws="none",
     )
-    clock = Clockwork(desk.queue, desk.plans.devices)
+    clock = Clockwork(desk.queue, desk.plans.devices, desk.drawer.tick)
     clock.start()
     try:
         Server(settings).run(sockets=[bound])

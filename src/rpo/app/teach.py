@@ -10,7 +10,7 @@ import gradio as gr
 
 from rpo.app import pieces
 from rpo.app.desk import Desk, told
-from rpo.app.form import SettingsForm, shown
+from rpo.app.form import QUICK, SettingsForm, shown
 from rpo.app.jobs import Status
 from rpo.app.photos import Collection, Judged
 from rpo.app.plans import in_words, plan_words
@@ -25,7 +25,6 @@ from rpo.runs.spec import JobSpec
 
 EXAMPLES = ("dog", "cat2", "teapot", "fancy_boot", "robot_toy", "duck_toy")
 _NO_JOB = '<div class="panel empty"><p>Here you will see how it learns.</p></div>'
-_QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class Teach:
@@ -133,35 +132,33 @@ class Teach:
     def _wire(self) -> None:
         photos = [self.collection, self.squares, self.cutting, self.which, self.problem]
         self.drop.upload(
-            self.take, [self.drop, self.collection, self.model], [*photos, self.drop], **_QUICK
+            self.take, [self.drop, self.collection, self.model], [*photos, self.drop], **QUICK
         )
         for name, button in self.examples:
-            button.click(_with(self.take_example, name), None, [*photos, self.noun], **_QUICK)
+            button.click(_with(self.take_example, name), None, [*photos, self.noun], **QUICK)
         cut = [self.collection, self.model, self.which, self.across, self.down, self.zoom]
         for slider in (self.across, self.down, self.zoom):
-            slider.release(self.cut, cut, photos, **_QUICK)
+            slider.release(self.cut, cut, photos, **QUICK)
         self.which.input(
             self.choose,
             [self.collection, self.which],
             [self.across, self.down, self.zoom],
-            **_QUICK,
+            **QUICK,
         )
-        self.remove.click(
-            self.take_out, [self.collection, self.model, self.which], photos, **_QUICK
-        )
-        self.noun.change(self.guess, self.noun, self.kind, **_QUICK)
+        self.remove.click(self.take_out, [self.collection, self.model, self.which], photos, **QUICK)
+        self.noun.change(self.guess, self.noun, self.kind, **QUICK)
         asked = [self.model, self.other, self.method, self.extra, *self.form.fields]
         self.start.click(
             self.begin,
             [self.collection, self.noun, *asked],
             [self.problem, self.job],
             concurrency_limit=1,
-            **_QUICK,
-        ).then(self.look, self._looked, self._seen, **_QUICK)
-        self.stop.click(self.end, self.job, self.state, **_QUICK)
-        self.resume.click(self.go_on, self.job, self.state, **_QUICK)
-        self.job.input(self.look, self._looked, self._seen, **_QUICK)
-        self.timer.tick(self.look, self._looked, self._seen, trigger_mode="once", **_QUICK)
+            **QUICK,
+        ).then(self.look, self._looked, self._seen, **QUICK)
+        self.stop.click(self.end, self.job, self.state, **QUICK)
+        self.resume.click(self.go_on, self.job, self.state, **QUICK)
+        self.job.input(self.look, self._looked, self._seen, **QUICK)
+        self.timer.tick(self.look, self._looked, self._seen, trigger_mode="once", **QUICK)
         self.asked = asked
 
     @property
@@ -176,7 +173,7 @@ class Teach:
     def load(self, demo: gr.Blocks) -> None:
         """What a new visitor sees: the photos from before, and the newest job."""
         photos = [self.collection, self.squares, self.cutting, self.which, self.problem]
-        demo.load(self.again, [self.collection, self.model], photos, **_QUICK)
+        demo.load(self.again, [self.collection, self.model], photos, **QUICK)
 
     # --- photos ----------------------------------------------------------------------------
 

@@ -212,13 +212,15 @@ class Run:
         seeds: Sequence[int],
         *,
         base: bool = False,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         on_step: Callable[..., None] | None = None,
     ) -> list[Image.Image]:
         """One picture for each prompt and its seed, by the run's result or by its base model.
 
         Raises UserError for an unfinished run without best/.
         """
-        chosen = self.settings(prompts[0], seeds[0])
+        chosen = self.settings(prompts[0], seeds[0], steps, guidance_scale)
         return self._drawn(prompts, seeds, chosen, on_step, base)
 
     def _drawn(
