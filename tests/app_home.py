@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ def make_run(root: Path, name: str, events: Iterable[Event] = (), finished: bool
 
 
 def write_events(file: Path, events: Iterable[Event]) -> None:
-    """Adds events to a file, one a line."""
+    """Adds events to a file, one a line, as a job stamps them."""
     with file.open("a", encoding="utf-8") as opened:
-        for event in events:
-            opened.write(json.dumps(to_record(event)) + "\n")
+        for number, event in enumerate(events):
+            record = to_record(replace(event, number=number))
+            opened.write(json.dumps(record) + "\n")
 
 
 @dataclass(frozen=True)
