@@ -289,7 +289,20 @@ def test_the_page_is_bound_to_its_own_sources(page: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["..", ".", "", "/etc", "../secret", "a/b", ".rpo-app", "elsewhere", "dog\n1", "x" * 300, 7, None],
+    [
+        "..",
+        ".",
+        "",
+        "/etc",
+        "../secret",
+        "a/b",
+        ".rpo-app",
+        "elsewhere",
+        "dog\n1",
+        "x" * 300,
+        7,
+        None,
+    ],
 )
 def test_no_field_names_a_run_elsewhere(name: Any, place: Path) -> None:
     home = Home.at(place / "runs")

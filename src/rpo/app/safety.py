@@ -41,6 +41,7 @@ WAYS = (
     ("GET", r"/rpo/page\.css"),
 )
 _ENTRIES = [(method, re.compile(path)) for method, path in WAYS]
+_FILE = b"filename="  # in the head of each file of an upload
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -157,24 +158,27 @@ class Gate:
         self, scope: Message, receive: Receive, send: Send, headers: dict[str, str]
     ) -> None:
         """Passes on; counts what comes in, and puts our headers onto what goes out."""
-        room, files, tail, begun = _limit(scope["path"]), 0, b"", False
+        room, files, tail, begun, cut = _limit(scope["path"]), 0, b"", False, False
         uploads = scope["path"].startswith(f"{_G}/upload")
 
         async def counted() -> Message:
-            nonlocal room, files, tail
+            nonlocal room, files, tail, cut
             message = await receive()
             if message["type"] == "http.request":
                 body = message.get("body", b"")
                 room -= len(body)
-                if uploads:  # the name of a part may lie across two pieces
-                    files += (tail + body).count(b"filename=") - tail.count(b"filename=")
-                    tail = body[-16:]
+                if uploads:
+                    joined = tail + body  # a part's head may lie across two pieces
+                    files, tail = files + joined.count(_FILE), joined[1 - len(_FILE) :]
                 if room < 0 or files > MOST_FILES:
+                    cut = True
                     raise _TooMuch
             return message
 
         async def marked(message: Message) -> None:
             nonlocal begun
+            if cut:  # what the app says of its own failure
+                return
             if message["type"] == "http.response.start":
                 begun = True
                 given = {name.lower() for name, _ in message["headers"]}
