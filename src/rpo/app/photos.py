@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -245,11 +246,10 @@ class Collection:
         folder = self.folder / _SQUARES
         folder.mkdir(exist_ok=True)
         square = check.preview.crop(crop.box(*check.preview.size))
-        fine = max(square.size) < 128  # small pictures are enlarged by whole pixels
-        if fine:
+        if max(square.size) < 128:  # small pictures are enlarged by whole pixels
             square = square.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
         # a name of its own for each cut, so that no browser shows an old one
-        file = f"{slug(name, 40)}-{abs(hash((name, crop))) % 10**8:08d}.png"
+        file = f"{slug(name, 40)}-{zlib.crc32(repr((name, crop)).encode()):08x}.png"
         ImageOps.fit(square, (_SIDE, _SIDE)).save(folder / file, format="PNG")
         return Square(name, check.status, check.message, file)
 
