@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AXE := $(VENV)/axe/node_modules/axe-core/axe.min.js
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all test-oldest audit lint bench bench-gpu clean
+.PHONY: setup demo test test-all test-browser test-oldest audit lint bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      one bundled subject, the whole job, on this machine"
 	@echo "make test      the tests (minutes)        make test-all   the slow ones too"
+	@echo "make test-browser   the page of rpo app in a real Chromium"
 	@echo "make lint      ruff and mypy              make bench      speed on this machine"
 
 # torch first and by its exact version, so that pip does not fetch another build for a dependency
@@ -27,11 +29,16 @@ demo: setup
 
 # A process a core, with one thread each: tiny models gain nothing from more
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not browser" \
 		--cov=rpo --cov-report=term --cov-fail-under=85
 
 test-all: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not browser"
+
+# The page in Debian's chromium. axe-core judges its accessibility where npm can fetch it.
+test-browser: setup
+	-test -e $(AXE) || npm install --silent --no-save --prefix $(VENV)/axe axe-core@4
+	OMP_NUM_THREADS=1 RPO_AXE=$(AXE) $(BIN)/python -m pytest -m browser tests/browser
 
 # What rests on other packages, with the oldest of them that pyproject.toml claims
 OLDEST := .venv-oldest

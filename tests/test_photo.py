@@ -14,7 +14,6 @@ from photo_files import BLUE, GREEN, RED, assert_quarters, flat, only, quarters,
 from PIL import Image, ImageFile, ImageOps
 
 from rpo.data import photo as photo_module
-from rpo.data import subject as subject_module
 from rpo.data.subject import check_folder
 
 pytestmark = pytest.mark.usefixtures("no_remarks_on_content")
@@ -192,7 +191,7 @@ def test_large_photos_raise_no_warning_of_pillows(
     quarters().save(folder / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 - 1)
     # crops are checked too, by some versions of Pillow; a real strip is far below the limit
-    monkeypatch.setattr(subject_module, "_STRIP_PIXELS", 300 * 100)
+    monkeypatch.setattr(photo_module, "_STRIP_PIXELS", 300 * 100)
     assert only(folder).status == "ok"
     assert not recwarn.list
 

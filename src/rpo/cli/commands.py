@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rpo.about import __version__
+from rpo.cli.app import app_command
 from rpo.cli.bench import batch, bench
 from rpo.cli.check import check
 from rpo.cli.evaluate import evaluate_command
@@ -126,6 +127,7 @@ def list_methods() -> None:
 
 
 app.command()(plan)
+app.command("app")(app_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

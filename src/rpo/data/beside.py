@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from rpo.config import PhotosConfig
@@ -299,6 +298,8 @@ def _mask_from_memory(mask: Any) -> Image.Image:
         image = prepare(mask, notes)
         _refuse_transparent(notes)
         return image
+    import torch  # slow, and what lies beside photos in a folder does without it
+
     values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if values.ndim != 2 or values.dtype.kind != "f" or not ((values >= 0) & (values <= 1)).all():
         raise RejectedPhoto("it is neither a PIL image nor (H, W) floats from 0 to 1; give one")

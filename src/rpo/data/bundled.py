@@ -18,7 +18,7 @@ DEFAULT = "dog"
 
 def bundled_names() -> tuple[str, ...]:
     """The names that `bundled_subject` takes, in the file's order."""
-    return tuple(_table())
+    return tuple(bundled_table())
 
 
 def bundled_subject(name: str = "") -> Subject:
@@ -28,7 +28,7 @@ def bundled_subject(name: str = "") -> Subject:
     """
     from rpo.data.subject import Subject  # here, because it is slow and the names alone are not
 
-    table = _table()
+    table = bundled_table()
     name = name or (DEFAULT if DEFAULT in table else next(iter(table)))
     if name not in table:
         near = difflib.get_close_matches(name, table, n=3)
@@ -40,7 +40,8 @@ def bundled_subject(name: str = "") -> Subject:
     )
 
 
-def _table() -> dict[str, dict]:
+def bundled_table() -> dict[str, dict]:
+    """What is said of each bundled subject: its noun, and its kind where that is not guessed."""
     file = _FOLDER / "subjects.toml"
     if not file.is_file():
         raise UserError(f"{file}: this installation lacks the bundled subjects; reinstall rpo")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os.path import expanduser  # unlike Path's, it leaves an unknown ~user as it is
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from rpo.config import PhotosConfig
@@ -21,10 +19,13 @@ from rpo.data.crops import Crop, Square, choose_square, cut, weigh
 from rpo.data.files import NOT_READ, export, listed, sniffed
 from rpo.data.nouns import LIVE_NOUNS as LIVE_NOUNS
 from rpo.data.nouns import Kind, checked_noun
-from rpo.data.photo import FORMATS_BY_ENDING, Photo, RejectedPhoto, prepare, read_photo
+from rpo.data.photo import FORMATS_BY_ENDING, Photo, RejectedPhoto, pixel_hash, prepare, read_photo
 from rpo.data.prompts import Prompt
 from rpo.data.remarks import nearly_same, remark_on, remark_on_all, signature
 from rpo.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import torch  # slow, and the photos alone do without it
 
 DEFAULTS = PhotosConfig()
 MIN_PHOTOS = 2
@@ -256,6 +257,8 @@ class Subject:
 
     def tensor(self, size: int) -> torch.Tensor:
         """The photos' squares, resized by Lanczos: (n, 3, size, size) float32 in [-1, 1]."""
+        import torch
+
         if size < 1:
             raise ValueError(f"size must be >= 1, not {size}")
         squares = [
@@ -270,6 +273,8 @@ class Subject:
 
         None where each counts 1: nothing is padded and nothing is masked.
         """
+        import torch
+
         found = torch.stack(
             [
                 torch.from_numpy(
@@ -293,6 +298,8 @@ def _from_memory(
 
     Raises UserError.
     """
+    import torch
+
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
             raise UserError(f"{which}: a tensor must be (3, H, W), not {tuple(image.shape)}")
@@ -382,16 +389,3 @@ def _square_of(
 def _name_of(folder: str | os.PathLike[str]) -> str:
     path = Path(expanduser(folder)).resolve()
     return printable(path.stem if is_archive(path) else path.name)
-
-
-def pixel_hash(image: Image.Image) -> bytes:
-    """SHA-256 of size and pixels, strip by strip: the bytes in one piece would double a photo."""
-    digest = hashlib.sha256(repr(image.size).encode())
-    rows = max(_STRIP_PIXELS // image.width, 1)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        digest.update(strip.tobytes())
-    return digest.digest()
-
-
-_STRIP_PIXELS = 2**20

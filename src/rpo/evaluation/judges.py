@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rpo.data.subject import pixel_hash
+from rpo.data.photo import pixel_hash
 from rpo.errors import UserError
 from rpo.models.resolve import EMBEDDED, resolve_models
 from rpo.runs.environment import file_hash, model_files

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 from rpo.config import Config
+from rpo.data.photo import pixel_hash
 from rpo.data.prompts import chosen_prompts
-from rpo.data.subject import pixel_hash
 from rpo.errors import printable
 from rpo.evaluation.drawn import (
     CLASS_PICTURES,

@@ -48,13 +48,23 @@ class Owner:
     @classmethod
     def present(cls) -> Owner:
         """This process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Owner:
+        """A process of this machine, from now on."""
         now = datetime.now().astimezone().isoformat(" ", "seconds")
-        return cls(os.getpid(), socket.gethostname(), _space(), _born(os.getpid()) or "", now)
+        return cls(pid, socket.gethostname(), _space(), _born(pid) or "", now)
+
+    @property
+    def here(self) -> bool:
+        """Whether the process's number counts where this one's does."""
+        return (self.host, self.space) == (socket.gethostname(), _space())
 
     @property
     def alive(self) -> bool:
         """Whether the process may still be at work: one elsewhere may."""
-        if (self.host, self.space) != (socket.gethostname(), _space()):
+        if not self.here:
             return True
         born = _born(self.pid)
         return born is not None and (not self.born or not born or born == self.born)
@@ -213,8 +223,6 @@ def _is_still(file: Path, number: int) -> bool:
 
 
 def _in_use(folder: Path, file: Path, owner: Owner) -> str:
-    here = owner.host == socket.gethostname() and owner.space == _space()
-    remedy = (
-        "wait for it or stop it" if here and owner.born else f"if it runs no longer, delete {file}"
-    )
+    here = owner.here and owner.born
+    remedy = "wait for it or stop it" if here else f"if it runs no longer, delete {file}"
     return f"{folder}: in use by {owner}; {remedy}, or name another folder by --out"

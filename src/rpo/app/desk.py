@@ -1,0 +1,54 @@
+"""What the three tabs share: the folder, the queue, and what is known of its runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rpo.app.drawing import Drawer
+from rpo.app.home import Home
+from rpo.app.jobs import Queue
+from rpo.app.plans import Plans
+from rpo.app.watch import Course, Watch
+from rpo.errors import UserError
+
+_MOST = 64  # runs that are watched at once
+
+
+@dataclass
+class Desk:
+    """Everything that the page's handlers work with; one for all browsers."""
+
+    home: Home
+    queue: Queue
+    plans: Plans = field(default_factory=Plans)
+    drawer: Drawer = field(default_factory=Drawer)
+    _watches: dict[str, Watch] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def course(self, name: str) -> Course:
+        """A run's course up to now. Raises UserError for a name that is none."""
+        path = self.home.place(name)
+        with self._lock:
+            if len(self._watches) > _MOST:
+                self._watches.clear()
+            if name not in self._watches:
+                self._watches[name] = Watch(path, self.queue.file(name, "events"))
+            return self._watches[name].course()
+
+    def close(self) -> None:
+        """Ends what only the page needs; jobs go on."""
+        self.plans.close()
+        self.drawer.close()
+
+
+def told(handler: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """What a handler gives, and a UserError's message in place of raising it."""
+    try:
+        return handler(*arguments), ""
+    except UserError as error:
+        return None, str(error)
+    except OSError as error:
+        return None, error.strerror or type(error).__name__
