@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpo.config import Config
@@ -22,6 +21,7 @@ from rpo.errors import UserError
 from rpo.events import Event
 from rpo.models.backbone import Backbone
 from rpo.models.conditions import Conditions
+from rpo.models.photo_weights import cell_weights, weights_of_rows
 from rpo.models.rows import Rows
 from rpo.rewards.harmonic import draw_labels
 from rpo.seeds import make_generator
@@ -170,30 +170,15 @@ class Method(ABC):
         return conditions[photos % len(conditions)]  # the mirrored ones come second
 
     @cached_property
-    def _latent_weights(self) -> Tensor | None:
-        """`task.photo_weights`, of each cell of the latents (M, 1, h, w), mirrored ones second."""
-        weights = self.task.photo_weights
+    def _cells(self) -> Tensor | None:
+        weights, side = self.task.photo_weights, self.backbone.latent_shape[-1]
         if weights is None:
             return None
-        if self.config.training.flip:
-            weights = torch.cat([weights, weights.flip(-1)])
-        cells = F.avg_pool2d(weights, weights.shape[-1] // self.backbone.latent_shape[-1])
-        return cells.to(self.backbone.device)
+        return cell_weights(weights, side, self.config.training.flip).to(self.backbone.device)
 
     def row_weights(self, *rows: Tensor | int) -> Tensor | None:
-        """(B, 1, h, w) for `Backbone.denoising_error`, None where all counts alike.
-
-        rows: in their order, (b,) indices of photos, or how many rows are no photos.
-        """
-        weights = self._latent_weights
-        if weights is None:
-            return None
-        return torch.cat(
-            [
-                weights[r] if isinstance(r, Tensor) else weights.new_ones(r, *weights.shape[1:])
-                for r in rows
-            ]
-        )
+        """(B, 1, h, w) for `Backbone.denoising_error`, by `weights_of_rows`; None if all count."""
+        return None if self._cells is None else weights_of_rows(self._cells, *rows)
 
     def draw_noise(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(size,) timesteps and (size, C, h, w) noise."""

@@ -49,11 +49,6 @@ class LabelledPairs(Rows):
     generated_conditions: Conditions
     probabilities: Tensor
 
-    def __post_init__(self) -> None:
-        pairs = len(self.reference_latents), len(self.generated_latents)
-        if tuple(self.probabilities.shape) != pairs:
-            raise ValueError(f"probabilities {tuple(self.probabilities.shape)}, not {pairs}")
-
     def to(self, device: torch.device) -> LabelledPairs:
         """On `device`; the probabilities stay on the CPU, where labels are drawn."""
         moved = vars(super().to(device))

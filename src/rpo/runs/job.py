@@ -286,7 +286,7 @@ class Job:
     ) -> Iterator[Event]:
         """Prepares, trains and keeps; lost: last/state.json where best/ is gone."""
         from rpo.learners import learner_class
-        from rpo.runs.fitting import refuse_unfit
+        from rpo.runs.fitting import refuse_unfit, refuse_unfit_state
         from rpo.runs.keeping import Keeper
         from rpo.training.loop import Trainer
         from rpo.training.validation import Validator
@@ -320,6 +320,8 @@ class Job:
                 keeper.keep(0, lost["best_reward"])  # before it has learned
                 keeper.wait()
             if state is not None:
+                kind, source = config.training.optimizer, self.path / "last" / "trainer.safetensors"
+                refuse_unfit_state(state, trainer.parameters, kind, source)
                 trainer.load_state_dict(state)
                 folder.rewind(*self._reached(state))
                 if lost and lost.get("best_step") == trainer.step:

@@ -21,7 +21,6 @@ from rpo.learners.learner import Learner
 from rpo.methods.method import Method
 from rpo.models.quantization import refuse_absent_bitsandbytes
 from rpo.models.rows import Rows
-from rpo.training.moments import moments_fit
 from rpo.training.schedule import learning_rate
 from rpo.training.stopping import KeepBest, StoppingRule
 from rpo.training.validation import Validator
@@ -309,10 +308,6 @@ class Trainer:
                 _copy(state["weights"][name], parameter)
             for name, average in self.average.items():
                 _copy(state["average"][name], average)
-            kind = self.config.training.optimizer
-            for name, parameter in self.parameters.items():
-                if not moments_fit(state["moments"][name], parameter, kind):
-                    raise ValueError(f"moments of {name}")
             groups = self.optimizer.state_dict()["param_groups"]
             moments = {
                 index: {
@@ -326,8 +321,6 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
             self.stopping.load_state_dict(state["stopping"])
             self.step, self._validated = int(state["step"]), int(state["validated"])
-            if not -1 <= self._validated <= self.step:
-                raise ValueError(f"validated at {self._validated}, after {self.step} steps")
             # From the present patience, so that a raised one lets a stopped run go on.
             self._patience_out = self.stopping.exhausted
         except (*_MISFITS, RuntimeError) as error:

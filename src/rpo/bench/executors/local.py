@@ -93,9 +93,9 @@ class _Worker:
 
 def _serve(pipe: Any, work: Callable[[], Work], threads: int) -> None:
     """A worker's life: until the runner's end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the runner tells
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # they reach the whole group: the runner tells
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # read by PyTorch when the work imports it
     os.environ["OMP_NUM_THREADS"] = str(min(threads, int(os.environ.get("OMP_NUM_THREADS", 1024))))
     do = work()
