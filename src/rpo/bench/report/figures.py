@@ -19,6 +19,7 @@ from rpo.bench.report.measured import (
     by_subject,
     curves,
     shared_places,
+    tells_apart,
 )
 from rpo.bench.report.paper import find_headline, is_method, objective
 from rpo.bench.report.story import Finding
@@ -136,7 +137,7 @@ def forests(found: Sequence[Finding], metrics: Sequence[str]) -> str:
 
 def verdict_style(interval: Interval | None) -> str:
     """By whether an interval leaves out 0, and on which side."""
-    if interval is None or interval.low <= 0 <= interval.high:
+    if interval is None or not tells_apart(interval):
         return "is-open"
     return "is-for" if interval.low > 0 else "is-against"
 

@@ -25,6 +25,7 @@ from rpo.reading import Shape, every, misfit, whole
 from rpo.runs.result import drawing
 
 Place = tuple[str, int]  # subject and seed
+LEAST_SUBJECTS = 6  # that can tell two lines apart: see `tells_apart`
 DEFAULTS = Config()
 Estimate = Interval | float | None
 """A mean with its interval, of one subject the value alone, and None of none."""
@@ -253,6 +254,19 @@ def estimate(values: Sequence[float]) -> Estimate:
     if len(values) < 2:
         return values[0] if values else None
     return bootstrap_interval(values)
+
+
+def tells_apart(value: Estimate) -> bool:
+    """Whether an interval leaves out 0, over subjects enough for that to mean something.
+
+    Of n differences without an effect all have one sign with probability 2^(1 - n), and then the
+    interval leaves out 0 whatever its width: above 5 % for fewer than six.
+    """
+    return (
+        isinstance(value, Interval)
+        and value.n >= LEAST_SUBJECTS
+        and not value.low <= 0 <= value.high
+    )
 
 
 def mean_of(value: Estimate) -> float:

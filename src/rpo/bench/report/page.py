@@ -305,7 +305,8 @@ def _story(report: GroupReport) -> str:
     intro = (
         "The paper’s claims, and what came of them here. A verdict is by λ-harmonic alone, in the "
         "features of a judge that selects nothing: supported where the 95 % interval of the paired "
-        "difference lies above 0, contradicted where it lies below, else not told apart."
+        "difference lies above 0, contradicted where it lies below, else not told apart; fewer "
+        "than six subjects can tell nothing apart."
     )
     plot = figures.forests(report.story, ("harmonic", "dino", "clip_i", "clip_t"))
     numbers = _folded("The differences in numbers", report.claims) if report.claims else ""

@@ -14,6 +14,7 @@ from itertools import combinations
 from rpo.bench.records import SUITE
 from rpo.bench.report.about import about
 from rpo.bench.report.measured import (
+    LEAST_SUBJECTS,
     Group,
     Measured,
     Place,
@@ -22,13 +23,13 @@ from rpo.bench.report.measured import (
     mean_of,
     photo_figures,
     shared_places,
+    tells_apart,
 )
 from rpo.bench.report.published import LAMBDA_FIGURES, METHOD_FIGURES, PHOTOS, Published
 from rpo.bench.suite import BenchSuite
 from rpo.config import METHODS
 from rpo.errors import UserError, printable
 from rpo.evaluation.metrics import METRICS
-from rpo.evaluation.statistics import Interval
 from rpo.report.tables import Column, Row, Table, Value
 
 HEADLINE_LAMBDA = 0.5  # λ_val of the figures in the paper's abstract
@@ -221,7 +222,7 @@ def tables_of(suite: BenchSuite | None) -> list[PaperTable]:
     for wanted in PAPER_TABLES:
         entry = own.pop(wanted.name, None)
         if entry:
-            wanted = replace(wanted, title=entry["title"], keys=tuple(entry["lines"]), least=1)
+            wanted = replace(wanted, title=entry["title"], keys=tuple(entry["lines"]))
         found.append(wanted)
     for name, entry in own.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
@@ -297,11 +298,7 @@ def difference_table(
     rows = []
     for first, second in pairs:
         found = [difference(first, second, metric) for metric in metrics]
-        told = tuple(
-            k
-            for k, value in enumerate(found, 1)
-            if isinstance(value, Interval) and not value.low <= 0 <= value.high
-        )
+        told = (k for k, value in enumerate(found, 1) if tells_apart(value))
         count = len({subject for subject, _ in shared_places([first, second])})
         values = (f"{first.title} \N{MINUS SIGN} {second.title}", *found, count)
         rows.append(Row(values, frozenset(told)))
@@ -310,7 +307,7 @@ def difference_table(
     columns += [Column("subjects")]
     intro = (
         "Paired by subject, their seeds averaged first, with 95 % bootstrap intervals over "
-        "subjects; bold where the interval leaves out 0."
+        "subjects; bold where the interval leaves out 0, of six subjects or more."
     )
     places = {place for pair in pairs for place in shared_places(pair)}
     return Table(name, title, intro, tuple(columns), tuple(rows), about(group, places))
@@ -342,10 +339,10 @@ def metric_column(name: str, form: str = ".3f") -> Column:
 def best_lines(lines: Sequence[Measured], metric: str, places: Iterable[Place]) -> set[str]:
     """The line with the best mean at these places, and those that are not told apart from it.
 
-    None at all of a single subject, whose figures tell nothing of others.
+    None at all where there are too few subjects to tell any apart.
     """
     places = set(places)
-    if len({subject for subject, _ in places}) < 2:
+    if len({subject for subject, _ in places}) < LEAST_SUBJECTS:
         return set()
     means = {line.key: figure(line, metric, places) for line in lines}
     known = [line for line in lines if means[line.key] is not None]
@@ -355,8 +352,7 @@ def best_lines(lines: Sequence[Measured], metric: str, places: Iterable[Place]) 
     best = max(known, key=lambda line: sign * mean_of(means[line.key]))
     found = {best.key}
     for line in known:
-        gap = difference(best, line, metric, places)
-        if line is not best and isinstance(gap, Interval) and gap.low <= 0 <= gap.high:
+        if not tells_apart(difference(best, line, metric, places)):
             found.add(line.key)
     return found
 

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rpo.bench.report.measured import Estimate, Group, Measured, difference, shared_places
+from rpo.bench.report.measured import (
+    LEAST_SUBJECTS,
+    Estimate,
+    Group,
+    Measured,
+    difference,
+    shared_places,
+    tells_apart,
+)
 from rpo.bench.report.paper import (
     FIGURES,
     HEADLINE_LAMBDA,
@@ -25,9 +33,7 @@ from rpo.report.tables import cell_text
 DECIDING = "harmonic"  # the figure that a verdict is by: named before anything was measured
 FEW = 10  # subjects, below which bootstrap intervals are too narrow
 
-Verdict = Literal[
-    "supported", "not told apart", "contradicted", "one subject alone", "not measured"
-]
+Verdict = Literal["supported", "not told apart", "contradicted", "too few subjects", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -117,11 +123,11 @@ def verdict_of(difference: Estimate) -> Verdict:
     """What a difference's interval says of the claim that it is above 0."""
     if difference is None:
         return "not measured"
-    if not isinstance(difference, Interval):
-        return "one subject alone"
-    if difference.low > 0:
-        return "supported"
-    return "contradicted" if difference.high < 0 else "not told apart"
+    if not isinstance(difference, Interval) or difference.n < LEAST_SUBJECTS:
+        return "too few subjects"
+    if not tells_apart(difference):
+        return "not told apart"
+    return "supported" if difference.low > 0 else "contradicted"
 
 
 def findings(group: Group) -> list[Finding]:
