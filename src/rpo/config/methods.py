@@ -142,7 +142,14 @@ METHODS: dict[str, MethodFacts] = {
         _textual_inversion,
         # The paper's rate is 0.005 for each picture of a batch.
         {"training.learning_rate": 5e-3, "training.steps": 5000, "validation.every": 250},
-        {"training.learning_rate": 2e-2, "training.steps": 200, "validation.every": 40},
+        {
+            "training.learning_rate": 2e-2,
+            "training.steps": 200,
+            "training.photos": 4,
+            "validation.every": 40,
+            "textual_inversion.vectors": 4,
+            "textual_inversion.initializer": "[V]",
+        },
     ),
     "custom_diffusion": MethodFacts(
         "rpo.methods.custom_diffusion:CustomDiffusion",
@@ -160,10 +167,12 @@ METHODS: dict[str, MethodFacts] = {
             "textual_inversion.initializer": "ktn",
         },
         {
-            "training.learning_rate": 1e-3,
+            "training.learning_rate": 2e-3,
             "training.steps": 200,
             "training.accumulate": 1,
+            "training.photos": 4,
             "dreambooth.class_images": 64,
+            "textual_inversion.vectors": 4,
             "textual_inversion.initializer": "[V]",
         },
     ),
