@@ -34,7 +34,6 @@ ASSETS = Path(__file__).parent.parent / "src" / "rpo" / "assets" / "emojiland"
 SCENES, TEST_SCENES = 120_000, 4_000
 STEPS = {
     "autoencoder": 7_000,
-    "decoder": 1_700,
     "reward": 3_800,
     "judge-clip": 3_800,
     "judge-dino": 2_200,
@@ -59,7 +58,7 @@ def _models(
     latents, scale = autoencoder.latents(vae, pool, work / "latents.npy")
     wanted = [only] if only else list(steps)
     if only == "decoder" or ("diffusion" in wanted and not finished):
-        vae = decoder.train(vae, pool, latents, work, steps["decoder"])
+        decoder.sharpen(vae, latents)
         decoder.save(vae, work / "vae")
     models: dict[str, torch.nn.Module] = {"autoencoder": vae}
     for name in encoders.RECIPES:
@@ -129,7 +128,7 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder for artwork, scenes and checkpoints"
     )
     parser.add_argument(
-        "--only", choices=list(STEPS), help="train this model alone (and what it needs)"
+        "--only", choices=[*STEPS, "decoder"], help="train this model alone (and what it needs)"
     )
     parser.add_argument("--steps", type=int, help="gradient steps of the --only model")
     parser.add_argument(
