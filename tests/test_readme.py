@@ -67,7 +67,7 @@ def test_rpo_commands_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> No
         else:
             assert code == 0, (line, said.err)
         ran += 1
-    assert ran == 12
+    assert ran == 13
     assert (folder / "runs/photos-1/report.html").is_file()
     assert (folder / "runs/photos-1/images/overview.png").is_file()
     assert len(list((folder / "runs/photos-1/images/generated").glob("*.png"))) == 4
