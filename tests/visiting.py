@@ -82,6 +82,8 @@ class Visit:
     def shoot(self, name: str) -> None:
         """Keeps a picture of the page where RPO_SCREENSHOTS names a folder."""
         if folder := os.environ.get("RPO_SCREENSHOTS"):
+            # also what nobody has scrolled to yet
+            self.page.eval_on_selector_all("img", "all => all.forEach(i => i.loading = 'eager')")
             self.page.wait_for_timeout(1200)
             file = Path(folder) / f"app-{name}-{self.width}.png"
             taken = Image.open(io.BytesIO(self.page.screenshot(full_page=True)))
