@@ -33,10 +33,11 @@ def photos(folder: Path) -> list[Path]:
     """Four good ones, of which one lies on its side and one is HEIC, and a broken one."""
     heif = pytest.importorskip("pillow_heif")
     folder.mkdir()
-    drawn = [Image.open(file).convert("RGB").resize((320, 240)) for file in sorted(DOG.iterdir())]
+    sharp = Image.Resampling.NEAREST
+    drawn = [Image.open(f).convert("RGB").resize((320, 320), sharp) for f in sorted(DOG.iterdir())]
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter
-    drawn[0].save(folder / "turned.jpg", exif=exif)
+    exif[0x0112] = 6  # it was taken with the telephone on its side
+    drawn[0].rotate(90).save(folder / "turned.jpg", exif=exif)
     heif.from_pillow(drawn[1]).save(folder / "phone.heic")
     drawn[2].save(folder / "plain.png")
     drawn[3].save(folder / "fourth.jpg")
@@ -197,7 +198,7 @@ def assert_loads(file: Path, folder: Path) -> None:
     code = """
 import sys, torch
 from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained(sys.argv[1])
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32)
 def draw():
     return pipeline("a [V] dog", num_inference_steps=2, output_type="np", height=64, width=64,
                     generator=torch.Generator().manual_seed(0)).images

@@ -56,8 +56,19 @@ def _read(run: Path, folder: str, most: int) -> list[tuple[str, dict[str, str]]]
 
 
 def command(run: Path, wish: Wish) -> str:
-    """The command line that draws the same."""
-    words = ["rpo", "generate", str(run), wish.prompt, "-n", str(wish.n), "--seed", str(wish.seed)]
+    """The command line that draws the same, from where the server was started."""
+    here = Path.cwd()
+    place = run.relative_to(here) if run.is_relative_to(here) else run
+    words = [
+        "rpo",
+        "generate",
+        str(place),
+        wish.prompt,
+        "-n",
+        str(wish.n),
+        "--seed",
+        str(wish.seed),
+    ]
     if wish.steps is not None:
         words += ["--steps", str(wish.steps)]
     if wish.guidance is not None:

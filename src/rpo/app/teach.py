@@ -372,7 +372,7 @@ def _small_below(model: str) -> int:
 
 
 def _plain(name: str) -> str:
-    return bundled_table()[name]["noun"]
+    return name.rstrip("0123456789").replace("_", " ")
 
 
 def _named(name: str) -> str:
