@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rpo.errors import UserError, brief
+from rpo.replacing import replacing
 from rpo.runs.folder import check_writable, expanded, is_run
-from rpo.runs.replacing import replacing
 
 OWN = ".rpo-app"  # in the runs' folder: photos, queue, uploads and the bin
 _NAME = re.compile(r"[^\W_][^/\\\0\r\n]{0,199}")  # no hidden file, no way up, no second folder

@@ -19,9 +19,9 @@ from rpo.app.form import QUICK, shown
 from rpo.app.generated import drawn_by
 from rpo.errors import UserError, printable
 from rpo.exports.export import DTYPES, FORMATS
+from rpo.replacing import remove, replacing
 from rpo.report.page import duration
 from rpo.runs.folder import REPORT
-from rpo.runs.replacing import remove, replacing
 from rpo.runs.result import Run
 
 MOST_COMPARED = 6

@@ -16,7 +16,7 @@ from rpo.app.photos import Collection, Judged
 from rpo.app.plans import in_words, plan_words
 from rpo.config import METHODS, load_config
 from rpo.data.bundled import bundled_names, bundled_table
-from rpo.data.subject import checked_noun
+from rpo.data.nouns import checked_noun
 from rpo.errors import UserError
 from rpo.models.resolve import EMBEDDED, installed_models, known_presets
 from rpo.runs.pictures import slug

@@ -122,6 +122,13 @@ METHODS: dict[str, MethodFacts] = {
         "preferences alone, without the similarity loss",
         DENOISER,
         _preferring,
+        # Of labels near coin flips it unlearns to draw, at the rate and β that suit RPO.
+        emojiland={
+            "training.learning_rate": 1e-4,
+            "training.beta": 1.0,
+            "reward.labels": "expected",
+            "reward.temperature": 0.2,
+        },
     ),
     "dreambooth": MethodFacts(
         "rpo.methods.dreambooth:DreamBooth",
