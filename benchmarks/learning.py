@@ -288,10 +288,20 @@ def opened(
     if not arguments.resume:
         raise UserError(f"--out {out}: exists; --resume completes it, or name another file")
     stored = json.loads(out.read_text(encoding="utf-8"))
+    stored["config"] = completed(stored["config"], dataclasses.asdict(Config()))
     for key in ("config", "models", "images_per_prompt"):
         if stored[key] != fresh[key]:
             raise UserError(f"--out {out}: made with another {key}; name another file")
     return stored
+
+
+def completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the settings that came later, at their defaults: as it was then."""
+    merged = {**defaults, **config}
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            merged[key] = completed(config.get(key, {}), value)
+    return merged
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -94,8 +94,8 @@ def render(results: Mapping[str, Any]) -> str:
             f"{own[0].get('trained_parameters', 0):,}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    made = results["sessions"][-1]
-    return "\n".join([*lines, "", f"Made at commit {made['commit']}: {machine_line(made)}.", ""])
+    made = [f"Made at commit {s['commit']}: {machine_line(s)}." for s in results["sessions"]]
+    return "\n".join([*lines, "", *made, ""])
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -378,3 +378,14 @@ def test_a_missing_world_is_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "x.json").exists()
+
+
+def test_settings_that_came_later_are_at_their_defaults_in_older_results() -> None:
+    old = {"seed": 3, "training": {"steps": 5}}
+    now = {"seed": 0, "training": {"steps": 400, "ema": 0.0}, "photos": {"crop": "centre"}}
+    assert learning.completed(old, now) == {
+        "seed": 3,
+        "training": {"steps": 5, "ema": 0.0},
+        "photos": {"crop": "centre"},
+    }
+    assert learning.completed({"gone": 1}, {}) == {"gone": 1}  # and so is told apart

@@ -303,6 +303,7 @@ def test_ctrl_c_during_the_imports(tmp_path: Path, module: str) -> None:
     """Amid PyTorch's import a KeyboardInterrupt would be swallowed, or break NumPy's."""
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as a terminal's programs
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
