@@ -6,9 +6,9 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from evaluating import evaluated, pixels
 from jobs import World, contents, make_world
 from judging import save_dino
 from PIL import Image, ImageDraw
@@ -59,22 +59,6 @@ def judges(world: World) -> list[str]:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[str, Path, Any]:
-    """What a command prints, the folder that it made, and its evaluation.json."""
-    code = cli.run(["evaluate", *map(str, words)])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    found = re.search(r"All figures: (.*)", out)
-    assert found
-    file = Path(found[1])
-    return out, file.parent, json.loads(file.read_text(encoding="utf-8"))
-
-
-def pixels(path: Path) -> bytes:
-    with Image.open(path) as image:
-        return image.convert("RGB").tobytes()
 
 
 def test_a_run_is_drawn_judged_and_left_as_it_was(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import evaluated, pixels
 from ip_adapters import save_adapter
 from jobs import World, contents, finished_run, make_world
 from PIL import Image, ImageOps
@@ -60,25 +60,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[str, Path, Any]:
-    """What a command prints, the folder that it made, and its evaluation.json."""
-    code = cli.run(["evaluate", *map(str, words)])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    found = re.search(r"All figures: (.*)", out)
-    assert found
-    file = Path(found[1])
-    return out, file.parent, json.loads(file.read_text(encoding="utf-8"))
-
-
 def settings(world: World) -> list[str]:
     """As the run's, so that the model draws as its base model does."""
     return [word for text in world.settings() if "sampling" in text for word in ("--set", text)]
-
-
-def pixels(path: Path) -> bytes:
-    with Image.open(path) as image:
-        return image.convert("RGB").tobytes()
 
 
 def test_a_base_model_draws_the_suite_with_the_plain_noun(
