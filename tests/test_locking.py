@@ -172,6 +172,8 @@ def test_resuming_a_run_at_work_is_refused_and_disturbs_nothing(
     for event in first:
         if isinstance(event, StepDone):
             break
+    while not (out / "best").exists():  # written in the background, and there at once
+        time.sleep(0.01)
     before = contents(out)
     arguments = ["train", str(world.photos), *world.flags(), "--out", str(out), "--quiet"]
     assert cli.run([*arguments, "--resume"]) == 2
