@@ -106,14 +106,21 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 RACE = """
-import sys
+import sys, time
 from pathlib import Path
 from rpo.errors import UserError
-from rpo.runs.locking import locked
+from rpo.runs import locking
+
+def slowly(file, read=locking._read):  # so that two that judge at once both find it free
+    found = read(file)
+    time.sleep(0.02)
+    return found
+
+locking._read = slowly
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with locked(Path(sys.argv[1])):
+    with locking.locked(Path(sys.argv[1])):
         print("won", flush=True)
         sys.stdin.read()  # until the others have been answered
 except UserError:
