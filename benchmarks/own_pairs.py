@@ -1,6 +1,6 @@
 """Preferences among the model's own drawings, in place of the reward's gradient.
 
-    python -m benchmarks.own_pairs benchmarks/online.toml --rows own-pairs
+    python -m benchmarks.own_pairs benchmarks/online.toml --row own-pairs
 
 Method `own_pairs` is `online` with one term exchanged. Two drawings of the present model, by the
 same prompt, are a pair; the one with the higher r_λ is preferred (D3PO, arXiv 2311.13231, with the
@@ -71,7 +71,7 @@ class OwnPairs(Online):
         return latents, preference_probability(first, second, reward.temperature)
 
 
-METHODS["own_pairs"] = replace(
+FACTS = replace(
     METHODS["online"],
     place="benchmarks.own_pairs:OwnPairs",
     title="Preferences among own drawings",
@@ -79,6 +79,8 @@ METHODS["own_pairs"] = replace(
     learns="the photos, and which of two drawings of its own is better",
 )
 
-if __name__ == "__main__":  # a job's own process imports this module, and has the method with it
+if __name__ in ("__main__", "__mp_main__"):  # a job's own process too has the method
+    METHODS["own_pairs"] = FACTS
+if __name__ == "__main__":
     sys.argv[1:1] = ["bench"]
     main()

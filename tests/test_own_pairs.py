@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,19 @@ from jobs import World
 from test_online import PROMPTS, make_method, next_value
 from tiny import tiny_backbone
 
-from benchmarks.own_pairs import OwnPairs
-from rpo.config import Config
+from benchmarks.own_pairs import FACTS, OwnPairs
+from rpo.bench.order import make_orders
+from rpo.bench.suite import read_suite
+from rpo.config import METHODS, Config
 from rpo.methods import method_class
 from rpo.seeds import make_generator
+
+VARIATIONS = Path(__file__).parents[1] / "benchmarks" / "online.toml"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "own_pairs", FACTS)
 
 
 @pytest.fixture
@@ -72,3 +82,14 @@ def test_at_the_base_model_the_gradient_is_half_of_each_error(method: OwnPairs) 
     (beta / 2 * (signs * (error[:2] - error[2:])).mean()).backward()
     expected = [p.grad for p in learner.denoiser.parameters() if p.grad is not None]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_suite_of_variations_changes_one_thing_a_row(tmp_path: Path) -> None:
+    suite = read_suite(VARIATIONS)
+    assert len(list(make_orders(suite, tmp_path))) == len(suite) == 3 * len(suite.rows)
+    online = [row for row in suite.rows if row.method == "online"]
+    (plain,) = (row for row in online if not row.changes)
+    for row in online:
+        assert (row.config == plain.config) == (row is plain)
+    assert {len(row.changes) for row in online} == {0, 1, 3}  # three where L_pref's labels change
+    assert len(read_suite(VARIATIONS, small=True).entries) == 1
