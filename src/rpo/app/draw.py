@@ -150,7 +150,7 @@ class Draw:
         """Draws, and shows how far it is, then the pictures."""
         wish, problem = told(self._wish, run, *asked)
         if wish is None:
-            yield [_problem(problem), *[gr.skip()] * 3]
+            yield [pieces.problem(problem), *[gr.skip()] * 3]
             return
         yield [_progress(0, 0), *[gr.skip()] * 3]
         try:
@@ -158,7 +158,7 @@ class Draw:
                 yield [_progress(done, total), *[gr.skip()] * 3]
             line = command(self.desk.home.run(run), wish)
         except UserError as error:
-            yield [_problem(str(error)), *[gr.skip()] * 3]
+            yield [pieces.problem(str(error)), *[gr.skip()] * 3]
             return
         shown_line = gr.update(value=line, visible=True)
         yield ["", self._pictures(str(run)), shown_line, wish.seed + wish.n]
@@ -239,10 +239,6 @@ def _number(text: str | None, kind: type, name: str) -> Any:
         return kind(text)
     except (ValueError, TypeError):
         raise UserError(f"{name}: a number, or nothing for the run's own") from None
-
-
-def _problem(words: str) -> str:
-    return pieces.note(words[:1].upper() + words[1:], "problem")
 
 
 def _progress(done: int, total: int) -> str:

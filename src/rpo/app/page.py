@@ -10,6 +10,7 @@ from rpo.app.desk import Desk
 from rpo.app.draw import Draw
 from rpo.app.form import QUICK, shown
 from rpo.app.library import Library
+from rpo.app.results import Results
 from rpo.app.teach import EXAMPLES, Teach
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -94,6 +95,7 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
                 draw = Draw(desk)
             with gr.Tab("Runs", id="runs") as shelf:
                 library = Library(desk)
+                results = Results(desk)
         teach.load(demo)
         drawing.select(draw.arrive, draw.run, draw.run, **QUICK)
         shelf.select(
@@ -102,6 +104,7 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
             [library.cards, library.several, library.run],
             **QUICK,
         )
+        shelf.select(results.arrive, results.name, [results.part, results.name], **QUICK)
     demo.queue(default_concurrency_limit=8, max_size=500, api_open=False)
     pictures = "".join(
         f'#example-{name}::before{{background-image:url("/rpo/examples/{name}")}}'

@@ -37,7 +37,7 @@ WAYS = (
     ("GET", _G + r"/(heartbeat/\w+|queue/data|startup-events|info|app_id|upload_progress)/?"),
     ("GET", _G + r"/theme\.css"),
     ("POST", _G + r"/(queue/join|upload|cancel|reset|run/predict)/?"),
-    ("GET", r"/rpo/(squares|examples|pictures|overview|report|download)/.+"),
+    ("GET", r"/rpo/(squares|examples|pictures|report|results|download)/.+"),
     ("GET", r"/rpo/page\.css"),
 )
 _ENTRIES = [(method, re.compile(path)) for method, path in WAYS]
