@@ -42,4 +42,4 @@ class Models:
 
 
 def _named(name: str) -> str:
-    return "Emojiland, the small one that comes along" if name == EMBEDDED else name
+    return "Emojiland, built in" if name == EMBEDDED else name

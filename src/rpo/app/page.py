@@ -74,6 +74,8 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="var(--edge)",
         button_secondary_border_color_dark="var(--edge)",
         button_border_width="1px",
+        checkbox_border_color="var(--edge)",
+        checkbox_border_color_dark="var(--edge)",
         checkbox_background_color_selected="var(--reward)",
         checkbox_background_color_selected_dark="var(--reward)",
         slider_color="var(--reward)",

@@ -164,7 +164,7 @@ def curve(course: Course) -> str:
         )
     return (
         f'<div class="panel curve"><h3>How good are the pictures?</h3>'
-        f'<ul class="legend">{legend}</ul>{reward_curve(history, 560, 260)}'
+        f'<ul class="legend">{legend}</ul>{reward_curve(history, 440, 250)}'
         f"<details><summary>The figures</summary><table>{head}{rows}</table>{label}</details></div>"
     )
 
@@ -174,7 +174,7 @@ def pairs(name: str, course: Course) -> str:
     if not course.validations:
         return ""
     first, last = min(course.validations), max(course.validations)
-    shown = course.chosen if course.chosen and not course.ended else last
+    shown = course.chosen if course.chosen and course.ended else last
     shown = shown if shown in course.validations else last
     before, now = course.validations[first], course.validations[shown]
     cards = "".join(
@@ -220,7 +220,7 @@ def table(found: Mapping[str, Any], is_open: bool) -> str:
     )
     rows = "".join(
         "<tr>"
-        + "".join(f'<td class="{s}">{text(cell)}</td>' for s, cell in zip(sides, row, strict=True))
+        + "".join(f'<td class="{s}">{_cell(cell)}</td>' for s, cell in zip(sides, row, strict=True))
         + "</tr>"
         for row in found["rows"]
     )
@@ -231,6 +231,14 @@ def table(found: Mapping[str, Any], is_open: bool) -> str:
         f'aria-label="{text(found["title"])}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{below}</details>"
     )
+
+
+def _cell(cell: str) -> str:
+    """A cell; the interval of a mean stands small below it."""
+    mean, bracket, interval = cell.partition(" [")
+    if bracket and interval.endswith("]"):
+        return f"{text(mean)}<small>[{text(interval)}</small>"
+    return text(cell)
 
 
 def figures(found: Mapping[str, Any], report: str = "") -> str:
