@@ -81,6 +81,15 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         found.close()
 
 
+def test_two_servers_that_start_together_get_two_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lookup(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with _bind("127.0.0.1", None) as first, _bind("127.0.0.1", None) as second:
+        assert first.getsockname() != second.getsockname()
+
+
 def test_an_address_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror

@@ -159,6 +159,7 @@ def _bind(host: str, port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, number))
+            found.listen(2048)  # at once: what is merely bound another server can bind as well
         except (OSError, OverflowError) as reason:
             found.close()
             error = reason if isinstance(reason, OSError) else None
