@@ -14,7 +14,8 @@ SELDOM = {"#set-validation-every": "20", "#set-validation-steps": "2"}
 # What shows a hand to the mouse, and neither is, holds nor lies in what Tab reaches; an open list's
 # choices are reached by its field's arrows.
 ONLY_CLICKED = """() => {
-  const seen = e => e.offsetParent !== null && !e.closest('[aria-hidden=true], .hide, [role=listbox]');
+  const passed = '[aria-hidden=true], .hide, [role=listbox]';
+  const seen = e => e.offsetParent !== null && !e.closest(passed);
   const reached = 'a[href], button, input, textarea, select, summary, [tabindex]';
   const by_tab = e => e.tabIndex >= 0 && !e.disabled;
   const all = [...document.querySelectorAll('*')].filter(seen);
@@ -92,6 +93,7 @@ def test_from_photos_to_a_download_by_keys_alone(server: Server, visit: Visit) -
     keys.press("[role=tab]", "Draw")
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('teapot')")
     keys.press("#skill input", key="ArrowRight")
+    page.locator("#idea label", has_text="Van Gogh").first.wait_for()
     keys.press("#idea input", key="Space")
     page.wait_for_function(
         "!document.querySelector('#prompt textarea').value.includes('on the Moon')"

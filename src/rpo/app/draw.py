@@ -37,6 +37,7 @@ class Draw:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.chosen = gr.State(None)
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=5, min_width=320):
                 self.run = gr.Dropdown([], label="What to draw", elem_id="draw-run")
@@ -78,7 +79,7 @@ class Draw:
 
     def _wire(self) -> None:
         chosen = [self.prompt, self.chip, self.skill, self.idea, self.gallery, self.line]
-        self.run.change(self.choose, self.run, chosen, **QUICK)
+        self.run.change(self.choose, [self.run, self.chosen], [*chosen, self.chosen], **QUICK)
         self.chip.click(self.insert, [self.run, self.prompt], self.prompt, **QUICK)
         self.skill.input(self.ideas, [self.run, self.skill], self.idea, **QUICK)
         self.idea.input(self.fill, [self.run, self.idea], self.prompt, **QUICK)
@@ -104,12 +105,17 @@ class Draw:
         names = self.runs()
         return gr.update(choices=names, value=run if run in names else next(iter(names), None))
 
-    def choose(self, run: str | None) -> list[Any]:
-        """What a run offers: its name for the prompt, ideas, and what it has drawn."""
+    def choose(self, run: str | None, before: str | None) -> list[Any]:
+        """What a run offers: its name for the prompt, ideas, and what it has drawn.
+
+        before: the run that the page shows; a list that is merely passed by Tab changes nothing.
+        """
+        if run is not None and run == before:
+            return [gr.skip()] * 7
         config, problem = told(self._config, run)
         if config is None:
             hidden = gr.update(visible=False)
-            return ["", hidden, hidden, hidden, pieces.note(problem) or _NOTHING, hidden]
+            return ["", hidden, hidden, hidden, pieces.note(problem) or _NOTHING, hidden, None]
         grouped = _ideas(config)
         first = next(iter(grouped), None)
         return [
@@ -119,6 +125,7 @@ class Draw:
             gr.update(choices=_choices(config, first), value=None, visible=True),
             self._pictures(run or ""),
             gr.update(visible=False),
+            run,
         ]
 
     def _config(self, run: str | None) -> Config:

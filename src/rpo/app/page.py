@@ -106,7 +106,9 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
             [library.cards, library.several, library.run],
             **QUICK,
         )
-        shelf.select(results.arrive, results.name, [results.part, results.name], **QUICK)
+        shelf.select(
+            results.arrive, results.name, [results.part, results.name, results.report], **QUICK
+        )
     demo.queue(default_concurrency_limit=8, max_size=500, api_open=False)
     pictures = "".join(
         f'#example-{name}::before{{background-image:url("/rpo/examples/{name}")}}'

@@ -30,7 +30,7 @@ class Results:
                 self.read = gr.Button("Show the figures", elem_id="figures-start")
                 self.report = gr.Button("Make the report", visible=False, elem_id="report-start")
             self.figures = shown(elem_id="figures")
-        self.name.change(self.choose, self.name, [self.report, self.figures], **QUICK)
+        self.name.input(self.choose, self.name, [self.report, self.figures], **QUICK)
         self.read.click(self.show, self.name, self.figures, concurrency_limit=1, **QUICK)
         self.report.click(self.write, self.name, self.figures, concurrency_limit=1, **QUICK)
 
@@ -38,12 +38,16 @@ class Results:
         """The results to choose from, when the tab is opened."""
         names = list(self.desk.home.results())
         value = chosen if chosen in names else next(iter(names), None)
-        return [gr.update(visible=bool(names)), gr.update(choices=names, value=value)]
+        part, name = gr.update(visible=bool(names)), gr.update(choices=names, value=value)
+        return [part, name, self._report(value)]
 
     def choose(self, name: str | None) -> list[Any]:
         """What can be done with these results."""
+        return [self._report(name), ""]
+
+    def _report(self, name: str | None) -> Any:
         path, _ = told(self.desk.home.result, name)
-        return [gr.update(visible=path is not None and is_results(path)), ""]
+        return gr.update(visible=path is not None and is_results(path))
 
     def show(self, name: str | None) -> Iterator[str]:
         """The tables of figures."""
