@@ -43,12 +43,9 @@ def draw(visit: Visit) -> None:
     visit.tab("Draw")
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('[V] dog')")
     page.get_by_label("Also by the model").check()
-    for prompt in (
-        "a [V] dog in front of a waterfall",
-        "a [V] dog under a night sky full of stars",
-    ):
+    for where in ("in front of a waterfall", "under a night sky full of stars"):
         before = page.locator("#gallery li").count()
-        page.fill("#prompt textarea", prompt)
+        page.fill("#prompt textarea", f"a [V] dog {where}")
         page.click("#draw-start")
         page.wait_for_function(
             "n => document.querySelectorAll('#gallery li').length == n + 2", arg=before

@@ -28,6 +28,7 @@ def make_app(home: Home, host: str, port: int, token: str | None = None) -> tupl
 
     from rpo.app.desk import Desk
     from rpo.app.files import routes
+    from rpo.app.front import Front
     from rpo.app.jobs import Queue
     from rpo.app.page import build
     from rpo.app.safety import MOST_UPLOAD, Gate
@@ -53,7 +54,7 @@ def make_app(home: Home, host: str, port: int, token: str | None = None) -> tupl
         blocked_paths=[str(home.root)],
         **look,
     )
-    return Gate(outer, host, port, token), desk
+    return Gate(Front(outer), host, port, token), desk
 
 
 def _gradio(home: Home) -> Any:
