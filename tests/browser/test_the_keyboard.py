@@ -9,7 +9,7 @@ from visiting import Server, Visit, wait_until
 
 MOST = 250  # presses of Tab from anywhere to anywhere
 FEW = {"#set-sampling-steps": "2", "#set-sampling-images_per_prompt": "1"}
-SHORT = {"#set-training-steps": "60"}
+SHORT = {"#set-training-steps": "40"}
 SELDOM = {"#set-validation-every": "20", "#set-validation-steps": "2"}
 # What shows a hand to the mouse, and neither is, holds nor lies in what Tab reaches; an open list's
 # choices are reached by its field's arrows.

@@ -20,6 +20,17 @@ _HEADER = (
     "<p>dog, mug or toy. A few photos are enough, and nothing leaves this machine.</p></header>"
 )
 
+# Gradio names each radio button apart; of one name, the arrows go from one to the next.
+_GROUPS = """<script>
+let groups = 0;
+new MutationObserver(() => document.querySelectorAll("fieldset").forEach(group => {
+  const name = group.dataset.choices ??= `choices-${++groups}`;
+  group.querySelectorAll("input[type=radio]").forEach(one => {
+    if (one.name !== name) one.name = name;
+  });
+})).observe(document, {childList: true, subtree: true});
+</script>"""
+
 
 def theme() -> gr.themes.Base:
     """Our own: calm colours, the system's fonts, light and dark."""
@@ -114,5 +125,5 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
         f'#example-{name}::before{{background-image:url("/rpo/examples/{name}")}}'
         for name in EXAMPLES
     )
-    head = f'<link rel="stylesheet" href="/rpo/page.css"><style>{pictures}</style>'
+    head = f'<link rel="stylesheet" href="/rpo/page.css"><style>{pictures}</style>{_GROUPS}'
     return demo, {"theme": theme(), "head": head}
