@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -132,6 +133,7 @@ def _run(
         timeout_graceful_shutdown=2,
         ws="none",
     )
+    logging.getLogger("uvicorn.error").addFilter(is_of_interest)
     clock = Clockwork(desk.queue, desk.plans.devices, desk.drawer.tick)
     clock.start()
     try:
@@ -139,6 +141,13 @@ def _run(
     finally:
         clock.stop()
         desk.close()
+
+
+def is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether a line belongs into the log: at the end open pages are cut off, which is no error."""
+    error = record.exc_info[1] if record.exc_info else None
+    cut_off = isinstance(error, asyncio.CancelledError)
+    return not cut_off and "timeout graceful shutdown" not in record.getMessage()
 
 
 def address(host: str, port: int, token: str | None) -> str:

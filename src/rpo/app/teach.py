@@ -369,7 +369,7 @@ def _small_below(model: str) -> int:
 
 
 def _plain(name: str) -> str:
-    return name.rstrip("0123456789").replace("_", " ")
+    return name.rstrip("0123456789").removesuffix("_toy").removeprefix("fancy_").replace("_", " ")
 
 
 def _over(words: str) -> str:
