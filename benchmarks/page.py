@@ -268,14 +268,14 @@ def _told(record: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def main() -> int:
-    """The command."""
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; words: of the command line, by default its own."""
     parser = make_parser("page", __doc__, "page.json")
     parser.add_argument("--seconds", type=float, default=60, help="of a window")
     parser.add_argument("--rate", type=float, default=20, help="page loads a second")
     parser.add_argument("--rounds", type=int, default=2, help="windows of each kind")
     parser.add_argument("--steps", type=int, default=20_000, help="of the job, at most")
-    return finish(run, parser.parse_args())
+    return finish(run, parser.parse_args(words))
 
 
 if __name__ == "__main__":
