@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from app_home import PORT, ask
 from PIL import Image
 
 pytest.importorskip("gradio")
@@ -23,6 +24,7 @@ from rpo.app.jobs import Queue
 from rpo.app.models import Models
 from rpo.app.photos import Collection
 from rpo.app.plans import Answer, Plans
+from rpo.app.safety import Gate
 from rpo.app.teach import Teach
 from rpo.errors import UserError
 
@@ -159,6 +161,27 @@ def test_a_full_disk_amid_the_queue(teach: Teach, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("rpo.replacing.flush", full)
     assert "the disk is full; free some space, then try again" in begin(teach, name)
     assert taught(teach) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), "the disk is full; free some space, then try"),
+        (ValueError("of the parser"), "the photos could not be taken in; try again"),
+    ],
+)
+def test_an_upload_that_fails_says_why(error: Exception, said: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # as Starlette tells a failure
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+        raise error
+
+    gate = Gate(app, "127.0.0.1", PORT)
+    reply = ask(gate, "/gradio_api/upload", "POST")
+    assert reply.status == 507
+    assert reply.body.decode().startswith(said)
+    with pytest.raises(type(error)):  # of anything else it is told as ever
+        ask(gate, "/gradio_api/queue/join", "POST")
 
 
 def test_whatever_the_system_refuses_is_a_line() -> None:
