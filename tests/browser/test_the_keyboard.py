@@ -109,7 +109,7 @@ def test_from_photos_to_a_download_by_keys_alone(server: Server, visit: Visit) -
 
     shutil.copytree(server.folder / "teapot-1", server.folder / "teapot-2")
     keys.press("[role=tab]", "Runs")
-    page.get_by_text("teapot-2").first.wait_for()
+    page.locator(".cards b", has_text="teapot-2").wait_for()
     for name in ("teapot-1", "teapot-2"):
         keys.choose("#several", name)
     page.keyboard.press("Escape")
