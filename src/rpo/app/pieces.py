@@ -174,7 +174,7 @@ def pairs(name: str, course: Course) -> str:
     if not course.validations:
         return ""
     first, last = min(course.validations), max(course.validations)
-    shown = course.chosen if course.chosen and course.ended else last
+    shown = course.chosen or last
     shown = shown if shown in course.validations else last
     before, now = course.validations[first], course.validations[shown]
     cards = "".join(
