@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import logging
 import re
 import socket
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from rpo.app.home import Home
 from rpo.app.safety import is_own
-from rpo.app.server import _bind, address, make_app, serve
+from rpo.app.server import _bind, address, is_of_interest, make_app, serve
 from rpo.cli import commands as cli
 from rpo.errors import UserError
 from rpo.runs.locking import locked
@@ -81,6 +83,15 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         found.close()
 
 
+def test_two_servers_that_start_together_get_two_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lookup(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with _bind("127.0.0.1", None) as first, _bind("127.0.0.1", None) as second:
+        assert first.getsockname() != second.getsockname()
+
+
 def test_an_address_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise socket.gaierror
@@ -109,6 +120,22 @@ def test_without_gradio_one_line_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UserError, match=r"pip install 'rpo-diffusion\[app\]'$"):
         make_app(Home.at(tmp_path / "runs"), "127.0.0.1", 7860)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "told"),
+    [
+        ("Cancel 1 running task(s), timeout graceful shutdown exceeded", None, False),
+        ("Exception in ASGI application", asyncio.CancelledError(), False),
+        ("Exception in ASGI application", ValueError("a real one"), True),
+    ],
+)
+def test_the_end_with_a_page_open_is_no_error(
+    words: str, error: BaseException | None, told: bool
+) -> None:
+    info = (type(error), error, None) if error else None
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, words, (), info)
+    assert is_of_interest(record) is told
 
 
 def test_the_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

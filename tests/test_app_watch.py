@@ -84,6 +84,8 @@ def test_the_best_step_so_far_is_the_chosen_one(tmp_path: Path) -> None:
     assert "step-00004" not in shown
     assert "a &lt;dog&gt;" in shown
     assert "<dog>" not in shown
+    course.take(Interrupted(4))
+    assert pairs("dog-1", course) == shown  # also when it is over
 
 
 def test_what_the_process_says_besides_is_merged_with_what_is_kept(tmp_path: Path) -> None:

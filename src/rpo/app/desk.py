@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rpo.app.drawing import Drawer
-from rpo.app.home import Home
+from rpo.app.home import AGAIN, Home
 from rpo.app.jobs import Queue
 from rpo.app.plans import Plans
 from rpo.app.watch import Course, Watch
 from rpo.errors import UserError
+from rpo.replacing import naming_full_disk
 
 _MOST = 64  # runs that are watched at once
 
@@ -47,7 +49,8 @@ class Desk:
 def told(handler: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """What a handler gives, and a UserError's message in place of raising it."""
     try:
-        return handler(*arguments), ""
+        with naming_full_disk(Path("The runs' folder"), AGAIN):
+            return handler(*arguments), ""
     except UserError as error:
         return None, str(error)
     except OSError as error:

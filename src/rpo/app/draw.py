@@ -37,6 +37,7 @@ class Draw:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.chosen = gr.State(None)
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=5, min_width=320):
                 self.run = gr.Dropdown([], label="What to draw", elem_id="draw-run")
@@ -78,7 +79,7 @@ class Draw:
 
     def _wire(self) -> None:
         chosen = [self.prompt, self.chip, self.skill, self.idea, self.gallery, self.line]
-        self.run.change(self.choose, self.run, chosen, **QUICK)
+        self.run.change(self.choose, [self.run, self.chosen], [*chosen, self.chosen], **QUICK)
         self.chip.click(self.insert, [self.run, self.prompt], self.prompt, **QUICK)
         self.skill.input(self.ideas, [self.run, self.skill], self.idea, **QUICK)
         self.idea.input(self.fill, [self.run, self.idea], self.prompt, **QUICK)
@@ -104,12 +105,17 @@ class Draw:
         names = self.runs()
         return gr.update(choices=names, value=run if run in names else next(iter(names), None))
 
-    def choose(self, run: str | None) -> list[Any]:
-        """What a run offers: its name for the prompt, ideas, and what it has drawn."""
+    def choose(self, run: str | None, before: str | None) -> list[Any]:
+        """What a run offers: its name for the prompt, ideas, and what it has drawn.
+
+        before: the run that the page shows; a list that is merely passed by Tab changes nothing.
+        """
+        if run is not None and run == before:
+            return [gr.skip()] * 7
         config, problem = told(self._config, run)
         if config is None:
             hidden = gr.update(visible=False)
-            return ["", hidden, hidden, hidden, pieces.note(problem) or _NOTHING, hidden]
+            return ["", hidden, hidden, hidden, pieces.note(problem) or _NOTHING, hidden, None]
         grouped = _ideas(config)
         first = next(iter(grouped), None)
         return [
@@ -119,6 +125,7 @@ class Draw:
             gr.update(choices=_choices(config, first), value=None, visible=True),
             self._pictures(run or ""),
             gr.update(visible=False),
+            run,
         ]
 
     def _config(self, run: str | None) -> Config:
@@ -150,7 +157,7 @@ class Draw:
         """Draws, and shows how far it is, then the pictures."""
         wish, problem = told(self._wish, run, *asked)
         if wish is None:
-            yield [_problem(problem), *[gr.skip()] * 3]
+            yield [pieces.problem(problem), *[gr.skip()] * 3]
             return
         yield [_progress(0, 0), *[gr.skip()] * 3]
         try:
@@ -158,7 +165,7 @@ class Draw:
                 yield [_progress(done, total), *[gr.skip()] * 3]
             line = command(self.desk.home.run(run), wish)
         except UserError as error:
-            yield [_problem(str(error)), *[gr.skip()] * 3]
+            yield [pieces.problem(str(error)), *[gr.skip()] * 3]
             return
         shown_line = gr.update(value=line, visible=True)
         yield ["", self._pictures(str(run)), shown_line, wish.seed + wish.n]
@@ -239,10 +246,6 @@ def _number(text: str | None, kind: type, name: str) -> Any:
         return kind(text)
     except (ValueError, TypeError):
         raise UserError(f"{name}: a number, or nothing for the run's own") from None
-
-
-def _problem(words: str) -> str:
-    return pieces.note(words[:1].upper() + words[1:], "problem")
 
 
 def _progress(done: int, total: int) -> str:

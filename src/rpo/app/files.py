@@ -12,6 +12,7 @@ from starlette.routing import Route
 from rpo.about import ASSETS
 from rpo.app.home import Home
 from rpo.app.photos import Collection
+from rpo.bench.records import FOLDER, PAGE
 from rpo.data.bundled import bundled_names
 from rpo.errors import UserError
 from rpo.runs.folder import REPORT
@@ -50,6 +51,14 @@ def routes(home: Home) -> list[Route]:
             file, media_type="text/html", headers={"content-security-policy": _SEALED}
         )
 
+    def results(request: Request) -> Response:
+        place = home.result(request.path_params["name"]) / FOLDER
+        if place.is_symlink() or (place / PAGE).is_symlink() or not (place / PAGE).is_file():
+            raise UserError("these results have no report yet")
+        return FileResponse(
+            place / PAGE, media_type="text/html", headers={"content-security-policy": _SEALED}
+        )
+
     def download(request: Request) -> Response:
         name = request.path_params["name"]
         file: Path = home.exports / name
@@ -67,6 +76,7 @@ def routes(home: Home) -> list[Route]:
         Route("/rpo/examples/{name}", refusing(example)),
         Route("/rpo/pictures/{run}/{inside:path}", refusing(picture)),
         Route("/rpo/report/{run}", refusing(report)),
+        Route("/rpo/results/{name:path}", refusing(results)),
         Route("/rpo/download/{name}", refusing(download)),
         Route("/rpo/page.css", style),
     ]

@@ -23,6 +23,28 @@ def shown(value: str = "", **more: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, padding=False, elem_classes="shown", **more)
 
 
+def changes(seen: Sequence[Any], now: Sequence[Any]) -> list[Any]:
+    """Updates for what is not as seen before, so that nothing flickers; then what was seen now.
+
+    A text is a value, a bool whether a field is there, a tuple a choice and all choices, a table
+    an update of a field, and None leaves it alone.
+    """
+    before = seen if len(seen) == len(now) else [None] * len(now)
+    updates: list[Any] = []
+    for old, new in zip(before, now, strict=True):
+        if new is None or (old == new and type(old) is type(new)):
+            updates.append(gr.skip())
+        elif isinstance(new, tuple):
+            updates.append(gr.update(choices=list(new[1:]), value=new[0], visible=True))
+        elif isinstance(new, dict):
+            updates.append(gr.update(**new))
+        elif isinstance(new, bool):
+            updates.append(gr.update(visible=new))
+        else:
+            updates.append(new)
+    return [*updates, list(now)]
+
+
 class SettingsForm:
     """Fields for every setting, folded by section; empty ones stay as suits model and method."""
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rpo.bench.records import JOBS
 from rpo.errors import UserError, brief
+from rpo.evaluation.file import FILE
 from rpo.replacing import replacing
 from rpo.runs.folder import check_writable, expanded, is_run
 
+AGAIN = "free some space, then try again"
 OWN = ".rpo-app"  # in the runs' folder: photos, queue, uploads and the bin
 _NAME = re.compile(r"[^\W_][^/\\\0\r\n]{0,199}")  # no hidden file, no way up, no second folder
 _DRAFT = re.compile(r"[0-9a-f]{32}")
@@ -96,6 +99,29 @@ class Home:
                 found.append((os.stat(Path(entry.path) / "environment.json").st_mtime, entry.path))
         yield from (Path(path) for _, path in sorted(found, reverse=True))
 
+    def results(self) -> dict[str, Path]:
+        """Results of `rpo bench` and `rpo evaluate` by their way from here, the newest first.
+
+        They lie in this folder, or in what these commands make in it: results/ and evaluations/.
+        """
+        found = []
+        for base in (self.root, self.root / "evaluations", self.root / "results"):
+            if base.is_symlink() or not base.is_dir():
+                continue
+            for entry in os.scandir(base):
+                plain = _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+                if plain and _was_measured(path := Path(entry.path)):
+                    name = path.relative_to(self.root).as_posix()
+                    found.append((entry.stat(follow_symlinks=False).st_mtime, name))
+        return {name: self.root / name for _, name in sorted(found, reverse=True)}
+
+    def result(self, name: Any) -> Path:
+        """A folder of `results`, by its name there. Raises UserError for any other."""
+        path = self.results().get(name) if isinstance(name, str) else None
+        if path is None:
+            raise UserError(f"{brief(name, 80)}: no results of this folder; choose one of the list")
+        return path
+
     def file(self, run: Any, inside: str, ending: str) -> Path:
         """A file of a run's images/, by its way from there. Raises UserError for any other."""
         base = self.run(run) / "images"
@@ -125,6 +151,13 @@ class Home:
         return target
 
 
+def _was_measured(folder: Path) -> bool:
+    jobs, file = folder / JOBS, folder / FILE
+    if jobs.is_symlink() or file.is_symlink():
+        return False
+    return jobs.is_dir() or file.is_file()
+
+
 def read_table(file: Path) -> dict[str, Any]:
     """A small JSON table of the page's own; empty where it is gone or damaged."""
     try:
@@ -138,5 +171,5 @@ def read_table(file: Path) -> dict[str, Any]:
 
 def write_table(file: Path, table: Mapping[str, Any]) -> None:
     """Replaces a small JSON table."""
-    with replacing(file) as temporary:
+    with replacing(file, AGAIN) as temporary:
         temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

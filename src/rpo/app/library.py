@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +11,12 @@ from typing import Any
 import gradio as gr
 
 from rpo.app import pieces
+from rpo.app.commands import run_module
 from rpo.app.desk import Desk, told
 from rpo.app.drawing import Wish
 from rpo.app.form import QUICK, shown
 from rpo.app.generated import drawn_by
-from rpo.errors import UserError, printable
+from rpo.errors import UserError
 from rpo.exports.export import DTYPES, FORMATS
 from rpo.replacing import remove, replacing
 from rpo.report.page import duration
@@ -174,7 +173,7 @@ class Library:
         """Exports a run and offers it as one file."""
         yield pieces.note("Writing the weights …")
         link, problem = told(self._export, name, to, dtype)
-        yield link or pieces.note(problem[:1].upper() + problem[1:], "problem")
+        yield link or pieces.problem(problem)
 
     def _export(self, name: str | None, to: str, dtype: str) -> str:
         path = self.desk.home.run(name)
@@ -182,16 +181,8 @@ class Library:
             raise UserError("choose a format and a precision of the lists")
         mark, stem = secrets.token_hex(8), f"{path.name}-{to}"
         folder = self.desk.home.exports / f"{stem}-{mark}"
-        command = [sys.executable, "-m", "rpo", "export", str(path), "--to", to]
-        done = subprocess.run(
-            [*command, "--dtype", dtype, "--out", str(folder)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it failed"]
-            raise UserError(printable(said[-1].removeprefix("error: ")))
+        command = ["rpo", "export", str(path), "--to", to, "--dtype", dtype]
+        run_module([*command, "--out", str(folder)])
         file = self.desk.home.exports / f"{mark}~{stem}.zip"
         with (
             replacing(file, "free some space") as temporary,
@@ -208,8 +199,8 @@ class Library:
     def throw_away(self, name: str | None) -> list[Any]:
         """Moves a run into the bin."""
         moved, problem = told(self._throw, name)
-        words = f"Moved to {moved}." if moved else problem
-        return [pieces.note(words, "" if moved else "problem"), *self.arrive(None, None)]
+        said = pieces.note(f"Moved to {moved}.") if moved else pieces.problem(problem)
+        return [said, *self.arrive(None, None)]
 
     def _throw(self, name: str | None) -> Path:
         self.desk.home.run(name)

@@ -10,6 +10,7 @@ from rpo.app.desk import Desk
 from rpo.app.draw import Draw
 from rpo.app.form import QUICK, shown
 from rpo.app.library import Library
+from rpo.app.results import Results
 from rpo.app.teach import EXAMPLES, Teach
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -18,6 +19,17 @@ _HEADER = (
     '<header class="top"><h1>Teach a picture model your own</h1>'
     "<p>dog, mug or toy. A few photos are enough, and nothing leaves this machine.</p></header>"
 )
+
+# Gradio names each radio button apart; of one name, the arrows go from one to the next.
+_GROUPS = """<script>
+let groups = 0;
+new MutationObserver(() => document.querySelectorAll("fieldset").forEach(group => {
+  const name = group.dataset.choices ??= `choices-${++groups}`;
+  group.querySelectorAll("input[type=radio]").forEach(one => {
+    if (one.name !== name) one.name = name;
+  });
+})).observe(document, {childList: true, subtree: true});
+</script>"""
 
 
 def theme() -> gr.themes.Base:
@@ -73,6 +85,8 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="var(--edge)",
         button_secondary_border_color_dark="var(--edge)",
         button_border_width="1px",
+        checkbox_border_color="var(--edge)",
+        checkbox_border_color_dark="var(--edge)",
         checkbox_background_color_selected="var(--reward)",
         checkbox_background_color_selected_dark="var(--reward)",
         slider_color="var(--reward)",
@@ -94,6 +108,7 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
                 draw = Draw(desk)
             with gr.Tab("Runs", id="runs") as shelf:
                 library = Library(desk)
+                results = Results(desk)
         teach.load(demo)
         drawing.select(draw.arrive, draw.run, draw.run, **QUICK)
         shelf.select(
@@ -102,10 +117,13 @@ def build(desk: Desk, title: str) -> tuple[gr.Blocks, dict[str, Any]]:
             [library.cards, library.several, library.run],
             **QUICK,
         )
+        shelf.select(
+            results.arrive, results.name, [results.part, results.name, results.report], **QUICK
+        )
     demo.queue(default_concurrency_limit=8, max_size=500, api_open=False)
     pictures = "".join(
         f'#example-{name}::before{{background-image:url("/rpo/examples/{name}")}}'
         for name in EXAMPLES
     )
-    head = f'<link rel="stylesheet" href="/rpo/page.css"><style>{pictures}</style>'
+    head = f'<link rel="stylesheet" href="/rpo/page.css"><style>{pictures}</style>{_GROUPS}'
     return demo, {"theme": theme(), "head": head}

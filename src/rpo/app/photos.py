@@ -23,11 +23,12 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageOps
 
 from rpo.about import ASSETS
-from rpo.app.home import Home, read_table, write_table
+from rpo.app.home import AGAIN, Home, read_table, write_table
 from rpo.data.bundled import bundled_names
 from rpo.data.photo import FORMATS_BY_ENDING, read_photo
 from rpo.data.subject import MIN_PHOTOS, PhotoCheck, check_folder, remark_on_folder
 from rpo.errors import UserError, printable
+from rpo.replacing import naming_full_disk
 from rpo.runs.folder import next_free
 from rpo.runs.pictures import slug
 
@@ -174,12 +175,16 @@ class Collection:
         room = MOST_TOGETHER - sum(file.stat().st_size for file in files)
         path = self._free(name)
         size = 0
-        with path.open("xb") as out:
-            while block := stream.read(1 << 20):
-                size += len(block)
-                if size > min(MOST_BYTES, room):
-                    break
-                out.write(block)
+        try:
+            with naming_full_disk(Path(shown), AGAIN), path.open("xb") as out:
+                while block := stream.read(1 << 20):
+                    size += len(block)
+                    if size > min(MOST_BYTES, room):
+                        break
+                    out.write(block)
+        except BaseException:
+            path.unlink(missing_ok=True)  # half a photo is none
+            raise
         if size > min(MOST_BYTES, room):
             path.unlink()
             return [f"{shown}: over {MOST_BYTES // 10**6} MB, or all of them too much; reduce it"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from rpo.app.jobs import Status
@@ -38,6 +39,12 @@ def note(words: str, kind: str = "") -> str:
     """A line of plain text; kind "problem" for what has to be mended."""
     role = ' role="alert"' if kind == "problem" else ""
     return f'<p class="note {kind}"{role}>{text(words)}</p>' if words else ""
+
+
+def problem(words: str) -> str:
+    """What went wrong, as a sentence; empty for nothing. A name before a colon stays as it is."""
+    is_name = words.partition(" ")[0].endswith(":")
+    return note(words if is_name else words[:1].upper() + words[1:], "problem")
 
 
 def picture(source: str, alt: str, caption: str = "", style: str = "") -> str:
@@ -99,8 +106,8 @@ def state_line(status: Status, course: Course, now: float) -> str:
         words = text(_STATES[status.state])
         if status.state == "finished" and course.chosen is not None:
             words = text(_result(course))
-        problem = note(status.message, "problem") if status.message else ""
-        return f'<div class="state {status.state}"><p class="now">{words}</p>{problem}</div>'
+        line = note(status.message, "problem")
+        return f'<div class="state {status.state}"><p class="now">{words}</p>{line}</div>'
     left = course.seconds_left(now)
     told = f"{course.done} of {course.total}" if course.total else ""
     if left is not None:
@@ -157,7 +164,7 @@ def curve(course: Course) -> str:
         )
     return (
         f'<div class="panel curve"><h3>How good are the pictures?</h3>'
-        f'<ul class="legend">{legend}</ul>{reward_curve(history, 560, 260)}'
+        f'<ul class="legend">{legend}</ul>{reward_curve(history, 440, 250)}'
         f"<details><summary>The figures</summary><table>{head}{rows}</table>{label}</details></div>"
     )
 
@@ -167,7 +174,7 @@ def pairs(name: str, course: Course) -> str:
     if not course.validations:
         return ""
     first, last = min(course.validations), max(course.validations)
-    shown = course.chosen if course.chosen and not course.ended else last
+    shown = course.chosen or last
     shown = shown if shown in course.validations else last
     before, now = course.validations[first], course.validations[shown]
     cards = "".join(
@@ -202,6 +209,45 @@ def facts(values: Mapping[str, str]) -> str:
 def code(words: str) -> str:
     """A command line to copy."""
     return f'<pre class="code" tabindex="0"><code>{text(words)}</code></pre>'
+
+
+def table(found: Mapping[str, Any], is_open: bool) -> str:
+    """A table of figures, as `rpo.app.figures` reads one; folded under its title."""
+    sides = ["n" if number else "" for number in found["numbers"]]
+    head = "".join(
+        f'<th scope="col" class="{side}">{text(cell)}</th>'
+        for side, cell in zip(sides, found["head"], strict=True)
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(f'<td class="{s}">{_cell(cell)}</td>' for s, cell in zip(sides, row, strict=True))
+        + "</tr>"
+        for row in found["rows"]
+    )
+    below = "".join(note(line) for line in [*found["notes"], " · ".join(found["about"])])
+    return (
+        f"<details{' open' if is_open else ''}><summary>{text(found['title'])}</summary>"
+        f'{note(found["intro"])}<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{text(found["title"])}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{below}</details>"
+    )
+
+
+def _cell(cell: str) -> str:
+    """A cell; the interval of a mean stands small below it."""
+    mean, bracket, interval = cell.partition(" [")
+    if bracket and interval.endswith("]"):
+        return f"{text(mean)}<small>[{text(interval)}</small>"
+    return text(cell)
+
+
+def figures(found: Mapping[str, Any], report: str = "") -> str:
+    """All tables of some results. report: the address of their page, "" for none."""
+    link = ""
+    if report:
+        link = f'<p><a href="{report}" target="_blank" rel="noopener">Open the report</a></p>'
+    tables = "".join(table(one, not place) for place, one in enumerate(found["tables"]))
+    return f'<div class="panel figures"><h3>{text(found["title"])}</h3>{link}{tables}</div>'
 
 
 def gallery(cells: Iterable[str]) -> str:

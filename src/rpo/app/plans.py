@@ -5,16 +5,14 @@ They load PyTorch, which is not for the page's server; their answers are small.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rpo.errors import printable
+from rpo.app.commands import ask_module
+from rpo.errors import UserError
 from rpo.report.page import duration, memory
 
 _PATIENCE = 300  # seconds
@@ -29,21 +27,11 @@ class Answer:
 
 
 def ask(words: Sequence[str]) -> Answer:
-    """The JSON that `rpo WORDS --json` prints."""
-    command = [sys.executable, "-m", "rpo", *words, "--json"]
+    """The JSON that `rpo WORDS --json` prints; of `rpo plan` also where nothing fits."""
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Answer(None, f"no answer ({type(error).__name__})")
-    try:
-        record = json.loads(done.stdout)
-    except ValueError:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        told = said[-1].removeprefix("error: ") if said else "no answer"
-        return Answer(None, printable(told))
-    return Answer(record if isinstance(record, dict) else None)
+        return Answer(ask_module(["rpo", *words, "--json"], _PATIENCE))
+    except UserError as error:
+        return Answer(None, str(error))
 
 
 class Plans:
@@ -64,6 +52,13 @@ class Plans:
                 self._asked[key] = self._pool.submit(ask, key)
             future = self._asked[key]
         return future.result() if future.done() else None
+
+    def ask_in_turn(self, words: Sequence[str]) -> Answer | None:
+        """As `ask`, but what is asked anew waits until nothing else is on its way."""
+        with self._lock:
+            busy = any(not future.done() for future in self._asked.values())
+            waits = busy and tuple(words) not in self._asked
+        return None if waits else self.ask(words)
 
     def close(self) -> None:
         """Waits for nothing that was asked."""
@@ -87,6 +82,11 @@ def plan_words(model: str, method: str, presets: Sequence[str], settings: Sequen
     return words
 
 
+def lacks_room(answer: Answer | None) -> bool:
+    """Whether a plan says that the job does not fit this machine."""
+    return answer is not None and answer.record is not None and not answer.record["fits"]
+
+
 def in_words(answer: Answer | None) -> str:
     """A plan's answer for people."""
     if answer is None:
@@ -95,7 +95,7 @@ def in_words(answer: Answer | None) -> str:
         return answer.problem[:1].upper() + answer.problem[1:] + "."
     record = answer.record
     size = memory(record["peak"] / 1e6)
-    if not record["fits"]:
+    if lacks_room(answer):
         lack = memory(record["missing"] / 1e6)
         return f"Does not fit here: it needs {size} of memory, {lack} more than there is."
     time = duration(round(record["seconds"]))

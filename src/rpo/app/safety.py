@@ -6,6 +6,7 @@ the few ways in `WAYS`: all else of Gradio's, which can do far more, is not ther
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import re
@@ -37,7 +38,7 @@ WAYS = (
     ("GET", _G + r"/(heartbeat/\w+|queue/data|startup-events|info|app_id|upload_progress)/?"),
     ("GET", _G + r"/theme\.css"),
     ("POST", _G + r"/(queue/join|upload|cancel|reset|run/predict)/?"),
-    ("GET", r"/rpo/(squares|examples|pictures|overview|report|download)/.+"),
+    ("GET", r"/rpo/(squares|examples|pictures|report|results|download)/.+"),
     ("GET", r"/rpo/page\.css"),
 )
 _ENTRIES = [(method, re.compile(path)) for method, path in WAYS]
@@ -158,7 +159,8 @@ class Gate:
         self, scope: Message, receive: Receive, send: Send, headers: dict[str, str]
     ) -> None:
         """Passes on; counts what comes in, and puts our headers onto what goes out."""
-        room, files, tail, begun, cut = _limit(scope["path"]), 0, b"", False, False
+        room, files, tail = _limit(scope["path"]), 0, b""
+        begun = cut = failed = False
         uploads = scope["path"].startswith(f"{_G}/upload")
 
         async def counted() -> Message:
@@ -176,8 +178,9 @@ class Gate:
             return message
 
         async def marked(message: Message) -> None:
-            nonlocal begun
-            if cut:  # what the app says of its own failure
+            nonlocal begun, failed
+            failed = failed or (uploads and message.get("status") == 500)
+            if cut or failed:  # what the app says of its own failure
                 return
             if message["type"] == "http.response.start":
                 begun = True
@@ -193,6 +196,14 @@ class Gate:
             _tell(scope, 413, "too much at once")
             if not begun:
                 await _answer(send, 413, "too much at once; fewer or smaller photos")
+        except Exception as error:
+            if not failed:
+                raise
+            why = "the photos could not be taken in; try again"
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                why = "the disk is full; free some space, then try again"
+            _tell(scope, 507, why)
+            await _answer(send, 507, why)
 
     async def _refuse_socket(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

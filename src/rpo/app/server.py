@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -28,6 +29,7 @@ def make_app(home: Home, host: str, port: int, token: str | None = None) -> tupl
 
     from rpo.app.desk import Desk
     from rpo.app.files import routes
+    from rpo.app.front import Front
     from rpo.app.jobs import Queue
     from rpo.app.page import build
     from rpo.app.safety import MOST_UPLOAD, Gate
@@ -53,7 +55,7 @@ def make_app(home: Home, host: str, port: int, token: str | None = None) -> tupl
         blocked_paths=[str(home.root)],
         **look,
     )
-    return Gate(outer, host, port, token), desk
+    return Gate(Front(outer), host, port, token), desk
 
 
 def _gradio(home: Home) -> Any:
@@ -131,6 +133,7 @@ def _run(
         timeout_graceful_shutdown=2,
         ws="none",
     )
+    logging.getLogger("uvicorn.error").addFilter(is_of_interest)
     clock = Clockwork(desk.queue, desk.plans.devices, desk.drawer.tick)
     clock.start()
     try:
@@ -138,6 +141,13 @@ def _run(
     finally:
         clock.stop()
         desk.close()
+
+
+def is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether a line belongs into the log: at the end open pages are cut off, which is no error."""
+    error = record.exc_info[1] if record.exc_info else None
+    cut_off = isinstance(error, asyncio.CancelledError)
+    return not cut_off and "timeout graceful shutdown" not in record.getMessage()
 
 
 def address(host: str, port: int, token: str | None) -> str:
@@ -159,6 +169,7 @@ def _bind(host: str, port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, number))
+            found.listen(2048)  # at once: what is merely bound another server can bind as well
         except (OSError, OverflowError) as reason:
             found.close()
             error = reason if isinstance(reason, OSError) else None

@@ -10,15 +10,16 @@ import gradio as gr
 
 from rpo.app import pieces
 from rpo.app.desk import Desk, told
-from rpo.app.form import QUICK, SettingsForm, shown
+from rpo.app.form import QUICK, SettingsForm, changes, shown
 from rpo.app.jobs import Status
+from rpo.app.models import Models
 from rpo.app.photos import Collection, Judged
-from rpo.app.plans import in_words, plan_words
+from rpo.app.plans import in_words, lacks_room, plan_words
 from rpo.config import METHODS, load_config
 from rpo.data.bundled import bundled_names, bundled_table
 from rpo.data.nouns import checked_noun
 from rpo.errors import UserError
-from rpo.models.resolve import EMBEDDED, installed_models, known_presets
+from rpo.models.resolve import EMBEDDED, known_presets, resolve_model
 from rpo.runs.pictures import slug
 from rpo.runs.resume import anchored
 from rpo.runs.spec import JobSpec
@@ -35,6 +36,7 @@ class Teach:
         self.presets = known_presets()
         self.extras = [name for name in self.presets.settings if name not in self.presets.base]
         self.collection = gr.BrowserState("", storage_key="rpo-photos", secret="rpo")
+        self.remembered = gr.BrowserState("", storage_key="rpo-noun", secret="rpo")
         self.seen = gr.State(())
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=6, min_width=320):
@@ -89,12 +91,8 @@ class Teach:
 
     def _model(self) -> None:
         shown(pieces.step(3, "Which model learns it?"))
-        found = [m.name for m in installed_models() if m.kind == "pipeline"]
-        names = [(_named(name), name) for name in found]
-        self.model = gr.Radio(
-            names, value=EMBEDDED, label="Models on this machine", elem_id="model"
-        )
-        self.takes = shown(elem_id="takes")
+        self.models = Models(self.desk.plans)
+        self.model = self.models.field
 
     def _method(self) -> None:
         with gr.Accordion("How it learns", open=False, elem_classes="folded"):
@@ -102,7 +100,9 @@ class Teach:
                 label="Another model",
                 info="A folder, a .safetensors file, or a hub id that was downloaded before.",
                 max_length=400,
+                elem_id="other-model",
             )
+            self.takes = shown(elem_id="takes")
             self.method = gr.Radio(
                 [(f"{m.title}: {m.learns}", name) for name, m in METHODS.items()],
                 value="rpo",
@@ -137,8 +137,8 @@ class Teach:
         for name, button in self.examples:
             button.click(_with(self.take_example, name), None, [*photos, self.noun], **QUICK)
         cut = [self.collection, self.model, self.which, self.across, self.down, self.zoom]
-        for slider in (self.across, self.down, self.zoom):
-            slider.release(self.cut, cut, photos, **QUICK)
+        for slider in (self.across, self.down, self.zoom):  # also by the keyboard's arrows
+            slider.input(self.cut, cut, photos, trigger_mode="always_last", **QUICK)
         self.which.input(
             self.choose,
             [self.collection, self.which],
@@ -146,7 +146,7 @@ class Teach:
             **QUICK,
         )
         self.remove.click(self.take_out, [self.collection, self.model, self.which], photos, **QUICK)
-        self.noun.change(self.guess, self.noun, self.kind, **QUICK)
+        self.noun.change(self.guess, self.noun, [self.kind, self.remembered], **QUICK)
         asked = [self.model, self.other, self.method, self.extra, *self.form.fields]
         self.start.click(
             self.begin,
@@ -167,13 +167,18 @@ class Teach:
 
     @property
     def _seen(self) -> list[Any]:
-        parts = [self.job, self.state, self.curve, self.pairs, self.stop, self.resume, self.takes]
-        return [*parts, self.seen]
+        parts = [self.job, self.state, self.curve, self.pairs, self.stop, self.resume]
+        return [*parts, self.model, self.takes, self.seen]
 
     def load(self, demo: gr.Blocks) -> None:
-        """What a new visitor sees: the photos from before, and the newest job."""
+        """What a visitor sees who comes again: photos and noun, and the newest job."""
         photos = [self.collection, self.squares, self.cutting, self.which, self.problem]
-        demo.load(self.again, [self.collection, self.model], photos, **QUICK)
+        demo.load(
+            self.again,
+            [self.collection, self.remembered, self.model],
+            [*photos, self.noun],
+            **QUICK,
+        )
 
     # --- photos ----------------------------------------------------------------------------
 
@@ -191,12 +196,12 @@ class Teach:
         noun = bundled_table().get(example, {}).get("noun", "")
         return [*self._shown(collection, EMBEDDED, [], problem), noun]
 
-    def again(self, name: str, model: str) -> list[Any]:
-        """Shows a collection that the browser remembers."""
+    def again(self, name: str, noun: str, model: str) -> list[Any]:
+        """Shows the collection and the noun that the browser remembers."""
         collection, _ = told(self._collection, name)
         if collection is None:
-            return ["", "", gr.update(visible=False), gr.update(choices=[], value=None), ""]
-        return self._shown(collection, model)
+            return ["", "", gr.update(visible=False), gr.update(choices=[], value=None), "", noun]
+        return [*self._shown(collection, model), noun]
 
     def cut(
         self, name: str, model: str, which: str | None, across: float, down: float, zoom: float
@@ -204,7 +209,7 @@ class Teach:
         """Cuts one photo elsewhere."""
         collection, problem = told(self._collection, name)
         if collection is None or not which:
-            return [gr.skip()] * 4 + [pieces.note(problem, "problem")]
+            return [gr.skip()] * 4 + [pieces.problem(problem)]
         _, problem = told(collection.crop, which, across, down, zoom)
         return self._shown(collection, model, problem=problem, which=which)
 
@@ -218,7 +223,7 @@ class Teach:
         """Takes one photo out of the collection."""
         collection, problem = told(self._collection, name)
         if collection is None or not which:
-            return [gr.skip()] * 4 + [pieces.note(problem, "problem")]
+            return [gr.skip()] * 4 + [pieces.problem(problem)]
         collection.remove(which)
         return self._shown(collection, model)
 
@@ -242,17 +247,17 @@ class Teach:
             pieces.squares(collection.name, judged, left_out),
             gr.update(visible=bool(names)),
             gr.update(choices=names, value=chosen),
-            pieces.note(problem, "problem"),
+            pieces.problem(problem),
         ]
 
-    def guess(self, noun: str) -> str:
-        """What the noun is taken for."""
+    def guess(self, noun: str) -> list[str]:
+        """What the noun is taken for; and the noun, which the browser remembers."""
         try:
             kind = checked_noun(noun or "", "auto")[1]
         except UserError:
-            return ""
+            return ["", noun]
         what = "a living being" if kind == "live" else "a thing"
-        return f'<p class="hint">Taken for {what}; prompts are chosen by it.</p>'
+        return [f'<p class="hint">Taken for {what}; prompts are chosen by it.</p>', noun]
 
     # --- a job -----------------------------------------------------------------------------
 
@@ -260,7 +265,7 @@ class Teach:
         """Starts teaching, or says what is missing."""
         run, problem = told(self._begin, name, noun, *asked)
         if problem:
-            return [pieces.note(problem[:1].upper() + problem[1:], "problem"), gr.skip()]
+            return [pieces.problem(problem), gr.skip()]
         return ["", gr.update(choices=self.desk.queue.names(), value=run, visible=True)]
 
     def _begin(
@@ -279,12 +284,14 @@ class Teach:
         if not (noun or "").strip():
             raise UserError("say in a word what the photos show, such as dog")
         noun, _ = checked_noun(noun, "auto")
-        chosen = (other or "").strip() or model
+        resolve_model(chosen := (other or "").strip() or model)
         judged: Judged = collection.judge(_small_below(chosen))
         if judged.problem:
             raise UserError(judged.problem)
         given = self.form.overrides(fields)
         answer = self.desk.plans.ask(plan_words(chosen, method, extra or [], ()))
+        if not given and lacks_room(answer):  # settings of one's own may well make it fit
+            raise UserError(in_words(answer) + " Choose another model, or settings that need less.")
         fitting = (answer.record or {}).get("settings", {}) if answer else {}
         named = {setting.partition("=")[0] for setting in given}
         given += [f"{key}={_spelled(v)}" for key, v in fitting.items() if key not in named]
@@ -307,13 +314,13 @@ class Teach:
         """Asks a job to stop."""
         _, problem = told(self.desk.queue.stop, name)
         if problem:
-            return pieces.note(problem, "problem")
+            return pieces.problem(problem)
         return pieces.note("Stopping; what it has learned is being saved.")
 
     def go_on(self, name: str) -> str:
         """Puts a stopped job into the queue again."""
         _, problem = told(self.desk.queue.resume, name)
-        return pieces.note(problem, "problem") if problem else pieces.note("It goes on.")
+        return pieces.problem(problem) if problem else pieces.note("It goes on.")
 
     def look(
         self,
@@ -327,38 +334,28 @@ class Teach:
         """What has changed since this browser last looked."""
         names = self.desk.queue.names()
         job = job if job in names else next(iter(names), None)
-        words = plan_words((other or "").strip() or model or EMBEDDED, method, extra or [], ())
-        takes = pieces.note(in_words(self.desk.plans.ask(words)))
+        models = self.models.choices(model, method, extra or [])
+        takes = self._takes(other, method, extra or [])
         if job is None:
-            return self._changes(seen, [gr.update(), _NO_JOB, "", "", False, False, takes])
+            parts: list[Any] = [None, _NO_JOB, "", "", False, False]
+            return changes(seen, [*parts, models, takes])
         found, problem = told(self._view, job)
-        state, curve, pairs, status = found or (pieces.note(problem, "problem"), "", "", None)
+        state, curve, pairs, status = found or (pieces.problem(problem), "", "", None)
         active = status is not None and status.active
         again = status is not None and status.state in ("stopped", "failed")
-        return self._changes(seen, [(job, *names), state, curve, pairs, active, again, takes])
+        parts = [(job, *names), state, curve, pairs, active, again]
+        return changes(seen, [*parts, models, takes])
+
+    def _takes(self, other: str, method: str, extra: list[str]) -> str:
+        """What a model takes that is named by hand."""
+        if not (name := (other or "").strip()):
+            return ""
+        return pieces.note(in_words(self.desk.plans.ask(plan_words(name, method, extra, ()))))
 
     def _view(self, job: str) -> tuple[str, str, str, Status]:
         status, course = self.desk.queue.status(job), self.desk.course(job)
         state = pieces.state_line(status, course, time.time()) + pieces.remarks(course)
         return state, pieces.curve(course), pieces.pairs(job, course), status
-
-    @staticmethod
-    def _changes(seen: Sequence[Any], now: list[Any]) -> list[Any]:
-        """Updates for what is not as seen before, so that nothing flickers."""
-        before = list(seen) if len(seen) == len(now) else [None] * len(now)
-        updates: list[Any] = []
-        for index, (old, new) in enumerate(zip(before, now, strict=True)):
-            if old == new and type(old) is type(new):
-                updates.append(gr.skip())
-            elif isinstance(new, tuple):
-                updates.append(gr.update(choices=list(new[1:]), value=new[0], visible=True))
-            elif isinstance(new, bool):
-                updates.append(gr.update(visible=new))
-            else:
-                updates.append(new)
-            if not isinstance(new, (str, bool, tuple)):
-                now[index] = None
-        return [*updates, now]
 
 
 def _with(handler: Any, *given: Any) -> Any:
@@ -372,11 +369,7 @@ def _small_below(model: str) -> int:
 
 
 def _plain(name: str) -> str:
-    return name.rstrip("0123456789").replace("_", " ")
-
-
-def _named(name: str) -> str:
-    return "Emojiland, the small one that comes along" if name == EMBEDDED else name
+    return name.rstrip("0123456789").removesuffix("_toy").removeprefix("fancy_").replace("_", " ")
 
 
 def _over(words: str) -> str:

@@ -5,6 +5,7 @@
     RESULTS/jobs/ID.failed.json one that failed; the next session tries it again
     RESULTS/runs/ID/            its run folder, or what of it was asked to be kept
     RESULTS/pictures/ROW-CHOICE/seed-S/SUBJECT/PROMPT-K.png
+    RESULTS/report/             what `rpo report` makes of it
 
 A job is one training of (row, subject, seed), or for a row without training its drawing alone. A
 row may have several of a training's steps judged: each is a line of the tables, called by its
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SUITE, JOBS, RUNS, PICTURES = "suite.toml", "jobs", "runs", "pictures"
 DONE, FAILED = ".json", ".failed.json"
+FOLDER, PAGE = "report", "report.html"  # what `rpo report` adds, and the page in it
 
 Choice = Literal["best", "last", "untrained"]
 
@@ -240,6 +242,11 @@ def write_result(folder: Path, result: JobResult) -> Path:
     if result.status == "done":
         (folder / JOBS / (result.job.id + FAILED)).unlink(missing_ok=True)
     return file
+
+
+def is_results(folder: Path) -> bool:
+    """Whether a folder holds the results of a benchmark."""
+    return (folder / JOBS).is_dir()
 
 
 def is_done(folder: Path, job_id: str) -> bool:

@@ -177,6 +177,7 @@ def print_evaluation(data: Mapping[str, Any]) -> None:
 
 def _print_system(console: Console, data: Mapping[str, Any], system: Mapping[str, Any]) -> None:
     from rpo.evaluation.metrics import METRICS
+    from rpo.report.evaluated import provenance, subjects_of
 
     photos = system.get("photos", {})
     table = _table("", "", "mean", "95 % interval", "n", "real photos")
@@ -188,79 +189,15 @@ def _print_system(console: Console, data: Mapping[str, Any], system: Mapping[str
         arrow = {"higher": "↑", "lower": "↓"}[metric.better]
         table.add_row(_title(name), arrow, *cells, f"{photos[name]:.3f}" if name in photos else "–")
     say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
-    subjects = system["subjects"]
-    of = next(iter(subjects)) if len(subjects) == 1 else f"{len(subjects)} subjects"
-    judged = sum(1 for row in system.get("pictures", ()) if row["prompt"])
-    say(f"\n{system['name']}: {of}" + (f", {_pictures(judged)}" if judged else ""))
+    say(f"\n{system['name']}: {subjects_of(system)}")
     console.print(table)
     if len(system["subjects"]) == 1:
         drift = " (class drift: pictures)" if "class" in system else ""
         say(f"n: prompts of this one subject{drift}, no sample of subjects")
-    for line in _provenance(data, system):
-        say(line)
+    for what, which in provenance(data, system):
+        say(f"{what:<15}{which}")
     for line in system.get("missing", ()):
         console.print(Text(f"missing or left out: {line}", style="yellow"), soft_wrap=True)
-
-
-def _provenance(data: Mapping[str, Any], system: Mapping[str, Any]) -> list[str]:
-    """What a figure cannot be compared without, a line each."""
-    if "runs" in system:
-        return [f"runs           {', '.join(system['runs'])}"]
-    backbone = f"unknown; the pictures of {system.get('folder')}"
-    if "model" in system:
-        how = system["drawing"]
-        backbone = (
-            f"{system['model']}; {_learned(system)}; "
-            f"{how['scheduler']}, {how['steps']} steps, guidance {how['guidance_scale']:g}, "
-            f"{how['resolution']} pixels"
-        )
-    drawn = f'judged by "{system["judged"]}"'
-    if "drawn" in system:
-        same = system["drawn"] == system["judged"]
-        drawn = f"drawn and {drawn}" if same else f'drawn by "{system["drawn"]}", {drawn}'
-    drift = ""
-    if "class" in system:
-        drift = f'; class drift of {system["class_pictures"]} pictures of "{system["class"]}"'
-    return [
-        f"backbone       {backbone}",
-        f"prompts        {drawn}{drift}",
-        f"seeds          {system['seeds']}; {_pictures(system['images_per_prompt'])} a prompt",
-        *_judged(data),
-    ]
-
-
-def _judged(data: Mapping[str, Any]) -> list[str]:
-    """Who judged and by which rules, a line each."""
-    from rpo.evaluation.judges import steps_of
-
-    protocol = data["protocol"]
-    judges = [
-        f"{name} {judge['name']} ({', '.join(h[:10] for h in judge['sha256'].values())})"
-        for name, judge in data["judges"].items()
-    ]
-    steps = [f"{name} {steps_of(j['preprocessing'])}" for name, j in data["judges"].items()]
-    rank = f"identity rank among {len(data['gallery'])} subjects"
-    if len(data["gallery"]) == 1:
-        rank = "no identity rank without other subjects, which --subjects names"
-    return [
-        f"judges         {'; '.join(judges)}",
-        f"preprocessing  photos: {protocol['photos']}; {'; '.join(steps)}",
-        f"protocol       λ {protocol['lambda']:g}; interval {protocol['interval']}; {rank}",
-    ]
-
-
-def _pictures(count: int) -> str:
-    return f"{count} picture{'' if count == 1 else 's'}"
-
-
-def _learned(system: Mapping[str, Any]) -> str:
-    """What the model learned, or is shown instead."""
-    if adapter := system.get("adapter"):
-        hashes = ", ".join(h[:10] for h in adapter["sha256"].values())
-        return f"{adapter['name']} ({hashes}), scale {adapter['scale']:g}, {adapter['photos']}"
-    if "run" not in system:
-        return "nothing learned"
-    return f"{system['method']} ({system['weights']}), step {system['step']}"
 
 
 def _interval(told: Mapping[str, Any], form: str) -> str:

@@ -40,7 +40,8 @@ def report(
     [cyan]rpo report results/dreambench --subjects dreambench --out report[/]
     [cyan]rpo report runs/photos-1[/]
     """
-    from rpo.bench.report.write import is_results, write_report
+    from rpo.bench.records import is_results
+    from rpo.bench.report.write import write_report
     from rpo.errors import UserError
     from rpo.runs.folder import expanded, is_run
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from rpo.errors import UserError, printable
 from rpo.evaluation.drawn import open_folder, save_drawn
 from rpo.evaluation.dreambench import Reference, load_suite
+from rpo.evaluation.file import FILE
 from rpo.evaluation.judges import AESTHETIC_CLIP, default_judges, load_judges
 from rpo.evaluation.scoring import Row, Scorer, compare, summarise, summarise_photos
 from rpo.evaluation.systems import (
@@ -33,7 +34,6 @@ from rpo.runs.folder import check_free, expanded, next_free
 from rpo.runs.lost import require_best
 from rpo.runs.result import Run, load_run
 
-FILE = "evaluation.json"
 LAMBDA = 0.5  # of the λ-harmonic reward in the CLIP judge's features
 IMAGES_PER_PROMPT = 4  # DreamBench's
 

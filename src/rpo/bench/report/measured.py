@@ -18,10 +18,11 @@ from rpo.bench.records import DONE, JOBS, SUITE, JobResult, Line, lines, read_re
 from rpo.bench.suite import BenchSuite, read_suite
 from rpo.config import Config, value_of
 from rpo.errors import UserError, printable
+from rpo.evaluation.file import JUDGES
 from rpo.evaluation.metrics import METRICS
 from rpo.evaluation.scoring import means_of
 from rpo.evaluation.statistics import Interval, bootstrap_interval
-from rpo.reading import Shape, every, misfit, whole
+from rpo.reading import misfit
 from rpo.runs.result import drawing
 
 Place = tuple[str, int]  # subject and seed
@@ -175,23 +176,12 @@ def _drawing(suite: BenchSuite) -> str:
     return " or ".join(dict.fromkeys(told))
 
 
-_JUDGES: Shape = every(
-    {
-        "name": str,
-        "sha256": every(str),
-        "preprocessing": {
-            "resample": lambda value: "" if value in range(6) else "one of PIL's filters, 0 to 5",
-            "size": every(whole),
-            "crop_size": every(whole),
-        },
-    }
-)
 LARGEST = 1e6  # of a figure: cosines, ranks and scores are far below, and it can be squared
 
 
 def _check(folder: Path, result: JobResult) -> None:
     """Raises UserError for what is read here and has a shape that the records leave open."""
-    wrong = misfit(result.judges, _JUDGES, "judges")
+    wrong = misfit(result.judges, JUDGES, "judges")
     tables = [result.photos, *(judged.summary for judged in result.judged)]
     tables += [row.figures for judged in result.judged for row in judged.pictures]
     values = [value for table in tables for value in table.values()]

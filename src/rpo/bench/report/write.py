@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from rpo.bench.records import JOBS, SUITE
+from rpo.bench.records import FOLDER, JOBS, PAGE, SUITE
 from rpo.bench.report.figures import TILE, Photos
-from rpo.bench.report.measured import read
-from rpo.bench.report.page import render_page, report_on, to_page_markdown
+from rpo.bench.report.measured import Results, read
+from rpo.bench.report.page import GroupReport, render_page, report_on, to_page_markdown
 from rpo.data.photo import RejectedPhoto, read_photo
 from rpo.errors import UserError, printable
 from rpo.evaluation.dreambench import load_suite
@@ -20,13 +20,16 @@ from rpo.replacing import replacing
 from rpo.report import page
 from rpo.report.tables import to_csv
 
-FOLDER, PAGE, TABLES = "report", "report.html", "tables.md"
+TABLES = "tables.md"
 _REMEDY = "free some space, then run the same command again"
 
 
-def is_results(folder: Path) -> bool:
-    """Whether a folder holds the results of a benchmark."""
-    return (folder / JOBS).is_dir()
+def read_reports(folder: Path) -> tuple[Results, list[GroupReport]]:
+    """What a results folder says, and its tables. Raises UserError as `write_report` does."""
+    for name in (JOBS, SUITE):
+        refuse_links(folder / name)
+    results = read(folder)
+    return results, [report_on(group, results.suite) for group in results.groups]
 
 
 def write_report(folder: Path, out: Path | None = None, subjects: str | None = None) -> Path:
@@ -40,15 +43,13 @@ def write_report(folder: Path, out: Path | None = None, subjects: str | None = N
     but the first has its number in the names of its CSV files. UserError, before anything is
     written, for a folder without results, a damaged one, and a place that holds other files.
     """
-    for name in (JOBS, SUITE, FOLDER):
-        refuse_links(folder / name)
+    refuse_links(folder / FOLDER)
     place = folder / FOLDER if out is None else out
     if place.exists() and not place.is_dir():
         raise UserError(f"{printable(place)}: a file where the report belongs; name another --out")
     if place.is_dir() and any(place.iterdir()) and not (place / TABLES).is_file():
         raise UserError(f"{printable(place)}: holds other files; name a new folder by --out")
-    results = read(folder)
-    reports = [report_on(group, results.suite) for group in results.groups]
+    results, reports = read_reports(folder)
     if subjects is None and results.suite and results.suite.subjects == EMBEDDED:
         subjects = EMBEDDED
     photos = _photos(subjects)
