@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -18,18 +19,47 @@ from rpo.models.resolve import EMBEDDED
 from rpo.reading import refuse_links
 from rpo.replacing import replacing
 from rpo.report import page
+from rpo.report.report import render_report
 from rpo.report.tables import to_csv
+from rpo.runs.folder import expanded, is_run
+from rpo.runs.locking import locked
+from rpo.runs.result import load_run
 
 FOLDER, PAGE, TABLES = "report", "report.html", "tables.md"
 _REMEDY = "free some space, then run the same command again"
 
 
-def is_results(folder: Path) -> bool:
-    """Whether a folder holds the results of a benchmark."""
-    return (folder / JOBS).is_dir()
+def write_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    subjects: str | None = None,
+) -> Path:
+    """Writes the report of a benchmark's results, or of a run anew; returns the page's path.
+
+    out, subjects: of results, as for `write_results_report`; a run's report lies in the run.
+    UserError for a folder that is neither.
+    """
+    place = Path(folder)
+    if (place / JOBS).is_dir():
+        return write_results_report(place, None if out is None else expanded(out), subjects)
+    if not is_run(place):
+        raise UserError(
+            f"{printable(place)}: neither a results folder, which has jobs/, nor a run; name one "
+            "of them"
+        )
+    if out is not None or subjects is not None:
+        flag = "--out" if out is not None else "--subjects"
+        raise UserError(
+            f"{flag}: {printable(place)} is a run, whose report lies in it; leave the flag out"
+        )
+    run = load_run(place)
+    with locked(run.path):
+        return run.folder.write_report(render_report(run.folder))
 
 
-def write_report(folder: Path, out: Path | None = None, subjects: str | None = None) -> Path:
+def write_results_report(
+    folder: Path, out: Path | None = None, subjects: str | None = None
+) -> Path:
     """Writes the report into `out`, by default report/ of the results; returns the page's path.
 
     subjects: whose photos stand beside the drawings, as `load_suite` reads it; by default those of
