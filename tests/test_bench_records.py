@@ -72,9 +72,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_what_was_read_can_be_written_down_again(tmp_path: Path) -> None:
     read = read_result(write_result(tmp_path, DONE))
     assert to_record(read) == to_record(DONE)
-    assert write_result(tmp_path / "copy", read).read_bytes() == (
-        tmp_path / "jobs" / "rpo.dog.0.json"
-    ).read_bytes()
+    assert (
+        write_result(tmp_path / "copy", read).read_bytes()
+        == (tmp_path / "jobs" / "rpo.dog.0.json").read_bytes()
+    )
 
 
 def test_a_failure_is_listed_until_the_job_is_done(tmp_path: Path) -> None:

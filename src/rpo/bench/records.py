@@ -221,9 +221,8 @@ def from_record(record: Mapping[str, Any]) -> JobResult:
         )
         for item in record["judged"]
     )
-    names = ("status", "error", "steps", "trained_parameters", "seconds", "figures", "photos")
-    names += ("judges", "protocol", "provenance")
-    values: dict[str, Any] = {name: plain(record[name]) for name in names}
+    rest = ("status", "error", "steps", "trained_parameters", "seconds", "figures", "photos")
+    values = {name: plain(record[name]) for name in (*rest, "judges", "protocol", "provenance")}
     curve = tuple(tuple(point) for point in record["curve"])
     return JobResult(job=job, curve=curve, judged=judged, **values)
 

@@ -2,6 +2,8 @@
 
     subjects = "emojiland"          as `rpo evaluate --subjects` reads it; absent: given by a flag
     names = ["dog3", "teapot"]      only these of them
+    development = ["dog3"]          on which settings were chosen: in no table of `rpo report`, and
+                                    left out by `--held-out`
     seeds = [0, 1]
     model = "emojiland"
     images_per_prompt = 4           pictures of each test prompt
@@ -20,6 +22,7 @@
     titles.last = "to the end"      of the lines that these make
     [tables.methods]                lines of the tables of `rpo report`: title, and keys of lines
     lines = ["base", "rpo:best"]
+    first = "rpo:best"              less which others stand in its differences; absent: RPO
     [small]                         what `--small` puts in their place, for tests
     seeds = [0]
 
@@ -58,9 +61,10 @@ _ROW: Shape = {
     "choose": [lambda value: "" if value in ("best", "last") else "best or last"],
     "titles": every(str),
 }
+_TABLE: Shape = {"title": str, "lines": [str], "first": str}
 _SUITE: Shape = {
     **dict.fromkeys(("name", "title", "subjects", "model"), str),
-    "names": [str],
+    **{key: [str] for key in ("names", "development")},
     "seeds": [whole],
     "images_per_prompt": whole,
     "pictures": whole,
@@ -68,7 +72,7 @@ _SUITE: Shape = {
     "settings": _SETTINGS,
     "judges": every(str),
     "rows": every(_ROW),
-    "tables": every({"title": str, "lines": [str]}),
+    "tables": every(_TABLE),
     "listed": every({"noun": str, "kind": str, "photos": str}),
 }
 
@@ -99,7 +103,10 @@ class SuiteRow:
 
 @dataclass(frozen=True)
 class BenchSuite:
-    """What is to be done; see the module. judges: by the names of `load_judges`' parameters."""
+    """What is to be done; see the module. judges: by the names of `load_judges`' parameters.
+
+    tables: as the file has them, also with lines of rows that were not asked for.
+    """
 
     name: str
     title: str
@@ -113,6 +120,7 @@ class BenchSuite:
     pictures: int = 256
     keep: str = "report"
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    development: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """How many jobs there are. Given pictures have no seeds."""
@@ -147,12 +155,15 @@ def read_suite(
     model: str | None = None,
     rows: Sequence[str] = (),
     names: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    held_out: bool = False,
     settings: Sequence[str] = (),
 ) -> BenchSuite:
     """The suite of a file, or its `small` version; the rest takes the place of what it says.
 
-    rows, names: only these. settings: "training.steps=200" and the like, of every row that trains.
-    UserError for a mistake in it, in one line that names the file.
+    rows, names: only these. held_out: without the subjects of `development`. settings:
+    "training.steps=200" and the like, of every row that trains. UserError for a mistake in it, in
+    one line that names the file.
     """
     table = read_toml(file)
     less = table.pop("small", {})
@@ -164,10 +175,11 @@ def read_suite(
     _refuse_unknown(file, "", {**table, **less}, _SUITE)
     if small:
         table = _merged(table, less)
-    given = {"subjects": subjects, "model": model, "names": list(names) or None}
+    given: dict[str, Any] = {"subjects": subjects, "model": model}
+    given |= {"names": list(names) or None, "seeds": list(seeds) or None}
     table |= {key: value for key, value in given.items() if value is not None}
     table.setdefault("model", EMBEDDED)
-    entries = _entries(file, table)
+    entries = _entries(file, table, held_out)
     listed = table.get("rows", {})
     if unknown := [name for name in rows if name not in listed]:
         raise UserError(f"--row {unknown[0]}: no such row; {near_names(unknown[0], listed)}")
@@ -194,7 +206,8 @@ def read_suite(
         images_per_prompt=count,
         pictures=table.get("pictures", 256),
         keep=table.get("keep", "report"),
-        tables=_tables(file, table, found),
+        tables=_tables(file, table),
+        development=tuple(table.get("development", ())),
     )
 
 
@@ -219,6 +232,7 @@ def to_toml(suite: BenchSuite) -> str:
         {
             **{key: getattr(suite, key) for key in plain},
             "seeds": list(suite.seeds),
+            "development": list(suite.development),
             "judges": dict(suite.judges),
             "rows": rows,
             "tables": {name: dict(table) for name, table in suite.tables.items()},
@@ -238,6 +252,8 @@ def _refuse_unknown(file: Path, where: str, table: Mapping[str, Any], shape: Sha
         if not _NAME.fullmatch(name):
             raise UserError(f"{file}: rows.{name}: name it by letters, digits, - and _ alone")
         _refuse_unknown(file, f"rows.{name}.", row, _ROW)
+    for name, entry in table.get("tables", {}).items() if not where else ():
+        _refuse_unknown(file, f"tables.{name}.", entry, _TABLE)
 
 
 def _merged(table: Mapping[str, Any], less: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,8 +271,11 @@ def _placed(name: str) -> str:
     return str(place.resolve()) if name not in ("", EMBEDDED) and place.exists() else name
 
 
-def _entries(file: Path, table: Mapping[str, Any]) -> tuple[Entry, ...]:
+def _entries(file: Path, table: Mapping[str, Any], held_out: bool) -> tuple[Entry, ...]:
     """The subjects by name, in the suite's order."""
+    development = table.get("development", [])
+    if held_out and not development:
+        raise UserError(f"--held-out: {file} has no list `development`; leave the flag out")
     if listed := table.get("listed"):
         found = {
             name: Entry(name, e["noun"], e["kind"], Path(e["photos"])) for name, e in listed.items()
@@ -271,6 +290,10 @@ def _entries(file: Path, table: Mapping[str, Any]) -> tuple[Entry, ...]:
             raise UserError(f"{file}: names: no subject {name!r}; {near_names(name, found)}")
     if not names:
         raise UserError(f"{file}: names is empty; leave it out for all subjects")
+    if held_out:
+        names = [name for name in names if name not in development]
+    if not names:
+        raise UserError("--held-out: settings were chosen on all these subjects; name others")
     return tuple(found[name] for name in names)
 
 
@@ -350,23 +373,26 @@ def _judges(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
     return {key: _placed(value) for key, value in {**known, **(own or {})}.items()}
 
 
-def _tables(
-    file: Path, table: Mapping[str, Any], rows: Sequence[SuiteRow]
-) -> dict[str, dict[str, Any]]:
-    """Those of the tables whose lines there are; UserError for a line that no row could make."""
+def _tables(file: Path, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All of them, whole; UserError for a line that no row could make.
+
+    What is `listed` are results: they may be of some rows now, and of the others later.
+    """
     possible = {
         line_key(name, choice)
         for name, row in table.get("rows", {}).items()
         for choice in (row.get("choose", ["best"]) if row.get("method") else ["untrained"])
     }
-    present = {line_key(row.name, choice) for row in rows for choice in row.choose}
     found = {}
     for name, entry in table.get("tables", {}).items():
-        for line in entry.get("lines", ()):
+        lines, first = entry.get("lines", []), entry.get("first", "")
+        for line in () if "listed" in table else lines:
             if line not in possible:
                 hint = near_names(line, possible)
                 raise UserError(f"{file}: tables.{name}: no row makes the line {line!r}; {hint}")
-        kept = [line for line in entry.get("lines", ()) if line in present]
-        if kept:
-            found[name] = {"title": entry.get("title", name), "lines": kept}
+        if first and first not in lines:
+            hint = near_names(first, lines)
+            raise UserError(f"{file}: tables.{name}: first {first!r} is none of its lines; {hint}")
+        found[name] = {"title": entry.get("title", name), "lines": lines}
+        found[name] |= {"first": first} if first else {}
     return found
