@@ -9,9 +9,11 @@ import pytest
 from test_bench_report import put
 
 from rpo.bench.order import make_orders
-from rpo.bench.records import read_result, write_result
+from rpo.bench.records import Choice, read_result, write_result
+from rpo.bench.report.figures import lines_side_by_side
 from rpo.bench.report.measured import read
 from rpo.bench.report.page import report_on, to_page_markdown
+from rpo.bench.report.paper import in_order
 from rpo.bench.report.training import training_table
 from rpo.bench.suite import BenchSuite, find_suite, read_suite, to_toml
 from rpo.bench.union import union
@@ -183,6 +185,20 @@ def test_a_table_is_about_the_line_that_its_suite_says(tmp_path: Path) -> None:
     _, gaps = next(pair for pair in report.paper if pair[0].name == "mine")
     assert gaps is not None
     assert [row.values[0] for row in gaps.rows] == ["RPO best − BASE untrained"]
+
+
+def test_pictures_of_one_row_stand_beside_others_once(tmp_path: Path) -> None:
+    choices: tuple[Choice, ...] = ("best", "last")
+    for row in ("rpo", "online", "dreambooth", "similarity", "dpo", "disenbooth"):
+        put(tmp_path, row, "cat", 0, dict.fromkeys(choices, 0.5))
+    put(tmp_path, "base", "cat", 0, {"untrained": 0.1})
+    (group,) = read(tmp_path).groups
+    for line in group.lines.values():
+        line.cells = {place: replace(cell, folder="x") for place, cell in line.cells.items()}
+    group = replace(group, lines={line.key: line for line in in_order(group.lines.values())})
+    assert [line.key for line in lines_side_by_side(group)] == [
+        *("base", "dreambooth:last", "similarity:last", "online:last", "rpo:best"),
+    ]
 
 
 def test_what_the_trainings_said(tmp_path: Path) -> None:
