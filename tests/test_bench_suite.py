@@ -163,6 +163,8 @@ def test_shipped_suites(name: str, small: bool, tmp_path: Path) -> None:
 def test_every_method_is_in_its_suite() -> None:
     rows = read_toml(find_suite("methods"))["rows"]
     assert {row.get("method", "base") for row in rows.values()} == {"base", *METHODS}
+    (table,) = read_suite(find_suite("methods")).tables.values()
+    assert {line.partition(":")[0] for line in table["lines"]} == {"base", *METHODS}
 
 
 def test_an_unknown_suite_names_those_that_ship(tmp_path: Path) -> None:
