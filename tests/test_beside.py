@@ -237,6 +237,8 @@ def test_a_run_records_them_and_resumes_with_them(
     report = (whole / "report.html").read_text(encoding="utf-8")
     assert "upright, the whole photo on plain ground, at" in report
     assert "1.png: a {} at sea" in report
+    told_by = "a photo of [V] dog", "a [V] dog at sea", "a photo of [V] dog"
+    assert "".join(f"<li>{prompt}</li>" for prompt in told_by) in report
     square = np.asarray(Image.open(next((whole / "images" / "photos").glob("01-*.png"))))
     size = len(square)
     assert size * 7 // 8 - 1 > size // 2  # 80 x 60: an eighth of ground above and below

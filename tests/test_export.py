@@ -19,6 +19,7 @@ from exporting import (
     UNETS,
     Trained,
     apart,
+    copied,
     denoiser_of,
     full_run,
     loaded,
@@ -251,6 +252,17 @@ def test_metadata(
     lora = metadata(export(trained.run, "lora", tmp_path / "l") / ADAPTER_FILE)
     part = "unet" if kind in UNETS else "transformer"
     assert json.loads(lora["lora_adapter_metadata"])[f"{part}.lora_alpha"] == ALPHA
+
+
+def test_captions_are_the_tags_of_their_photos(
+    adapter: Callable[..., Trained], tmp_path: Path
+) -> None:
+    run = copied(adapter("epsilon"), tmp_path)
+    captions = ["", "a [V] dog at sea", "", "a [V] dog at sea", "a [V] dog, läuft"]
+    run.folder.record({"event": "started", "photo_prompts": captions})
+    found = metadata(export(run, "kohya", tmp_path / "k") / "dog-rex-1.safetensors")
+    tags = json.loads(found["ss_tag_frequency"])
+    assert tags == {"photos": {PROMPT: 2, "a [V] dog at sea": 2, "a [V] dog, läuft": 1}}
 
 
 def test_published_shapes_have_kohyas_versions(tmp_path: Path) -> None:

@@ -109,14 +109,22 @@ RACE = """
 import sys, time
 from pathlib import Path
 from rpo.errors import UserError
-from rpo.runs.locking import locked
-time.sleep(max(0, float(sys.argv[2]) - time.time()))
+from rpo.runs import locking
+
+def slowly(file, read=locking._read):  # so that two that judge at once both find it free
+    found = read(file)
+    time.sleep(0.02)
+    return found
+
+locking._read = slowly
+print("ready", flush=True)
+sys.stdin.readline()
 try:
-    with locked(Path(sys.argv[1])):
-        print("won")
-        time.sleep(float(sys.argv[3]))
+    with locking.locked(Path(sys.argv[1])):
+        print("won", flush=True)
+        sys.stdin.read()  # until the others have been answered
 except UserError:
-    print("refused")
+    print("refused", flush=True)
 """
 
 
@@ -129,10 +137,17 @@ def test_of_several_at_the_same_instant_one_wins(tmp_path: Path, stale: bool, tr
         folder = tmp_path / f"run {trial}"
         if stale:
             write(folder, replace(Owner.present(), pid=gone()))
-        start = str(time.time() + 1.5)
-        command = [sys.executable, "-c", RACE, str(folder), start, "1.5"]
-        racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-        answers = sorted(racer.communicate()[0].strip() for racer in racers)
+        command = [sys.executable, "-c", RACE, str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        racers = [subprocess.Popen(command, **pipes) for _ in range(4)]  # type: ignore[call-overload]
+        for racer in racers:
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        answers = sorted(racer.stdout.readline().strip() for racer in racers)
+        for racer in racers:
+            racer.communicate()
         assert answers == ["refused"] * 3 + ["won"], trial
 
 

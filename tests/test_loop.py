@@ -141,11 +141,11 @@ def test_not_a_number_stops_with_a_remedy(epsilon: Backbone) -> None:
     trainer = make_trainer(epsilon, make_config())
     trainer.data.reference_latents[:] = math.nan
     before = weights(trainer)
-    with pytest.raises(UserError, match=r"loss became nan at step 1.*learning_rate") as caught:
+    with pytest.raises(UserError, match=r"^step 1, training: the loss became nan.*rate") as caught:
         list(trainer.run())
     assert "\n" not in str(caught.value)
     assert same(weights(trainer), before)
 
     runaway = make_trainer(epsilon, make_config(learning_rate=1e20))
-    with pytest.raises(UserError, match=r"at step [2-8].*training.learning_rate 1e\+20"):
+    with pytest.raises(UserError, match=r"^step [2-8], .*training.learning_rate 1e\+20"):
         list(runaway.run())

@@ -83,17 +83,10 @@ def test_x_0_follows_from_the_target(kind: str) -> None:
     torch.testing.assert_close(process.clean(noisy, target, times), latents, rtol=1e-3, atol=1e-3)
 
 
-def draw(backbone: Backbone, denoiser: nn.Module, before_end: int = 1) -> Tensor:
-    return draw_with_gradient(
-        backbone,
-        denoiser,
-        backbone.encode_prompts(["a dog", "a cat"]),
-        [5, 6],
-        steps=4,
-        guidance_scale=3.0,
-        scheduler="ddim",
-        before_end=before_end,
-    )
+def draw(backbone: Backbone, denoiser: nn.Module, **options: Any) -> Tensor:
+    settings = {"steps": 4, "guidance_scale": 3.0, "scheduler": "ddim"} | options
+    conditions = backbone.encode_prompts(["a dog", "a cat"])
+    return draw_with_gradient(backbone, denoiser, conditions, [5, 6], **settings)
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "flux-dev", "sd3"])
@@ -134,7 +127,39 @@ def test_the_unconditional_half_is_detached() -> None:
 
     backbone.predict = noted  # type: ignore[method-assign]
     draw(backbone, denoiser, before_end=2)
-    assert rows == [(4, False), (4, False), (2, False), (2, True)]
+    free, learning = [(4, False)], [(2, False), (2, True)]
+    assert rows == 2 * free + learning
+    for depth, expected in ((2, free + 2 * learning), (3, 3 * learning), (9, 3 * learning)):
+        rows.clear()
+        draw(backbone, denoiser, before_end=2, depth=depth)
+        assert rows == expected
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++"])
+@pytest.mark.parametrize("kind", ["v_prediction", "sd3"])
+def test_the_gradient_of_the_whole_drawing_is_its_slope(kind: str, scheduler: str) -> None:
+    """Without guidance nothing is detached: finite differences along a way of all weights."""
+    backbone = tiny_backbone(kind)
+    denoiser = backbone.trainable_copy()
+    options = {"guidance_scale": 1.0, "scheduler": scheduler}
+    draw(backbone, denoiser, depth=4, **options).sum().backward()
+    weights = [p for p in denoiser.parameters() if p.grad is not None]
+    ways = [normal(*p.shape, seed=30 + k) * p.detach().std() for k, p in enumerate(weights)]
+    learned = sum((p.grad * way).sum() for p, way in zip(weights, ways, strict=True))
+
+    def moved_by(amount: float) -> float:
+        with torch.no_grad():
+            for p, way in zip(weights, ways, strict=True):
+                p.add_(way, alpha=amount)
+            total = draw(backbone, denoiser, **options).double().sum().item()
+            for p, way in zip(weights, ways, strict=True):
+                p.sub_(way, alpha=amount)
+        return total
+
+    slope = (moved_by(1e-3) - moved_by(-1e-3)) / 2e-3
+    assert float(learned) == pytest.approx(slope, rel=0.02)
+    one = draw(backbone, denoiser, **options)
+    torch.testing.assert_close(one, draw(backbone, denoiser, depth=3, **options), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -39,9 +39,12 @@ def training(phases: tuple[Phase, ...]) -> Phase:
 # --- bytes and times --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pictures", "recompute"), [(1, False), (8, False), (8, True)])
+@pytest.mark.parametrize(
+    ("pictures", "recompute", "depth"),
+    [(1, False, 1), (8, False, 1), (8, True, 1), (4, False, 3), (4, True, 3)],
+)
 def test_a_rewarded_step_takes_the_bytes_that_a_real_one_takes(
-    pictures: int, recompute: bool
+    pictures: int, recompute: bool, depth: int
 ) -> None:
     """Peak of all tensors of such a step on the CPU, as PyTorch's profiler books them."""
     from torch.profiler import ProfilerActivity, profile
@@ -50,7 +53,11 @@ def test_a_rewarded_step_takes_the_bytes_that_a_real_one_takes(
         model="emojiland",
         method="online",
         noun="dog",
-        overrides=[f"online.pictures={pictures}", f"training.checkpointing={recompute}".lower()],
+        overrides=[
+            f"online.pictures={pictures}",
+            f"online.depth={depth}",
+            f"training.checkpointing={recompute}".lower(),
+        ],
     )
     backbone = Backbone.load(resolve_model("emojiland"), device="cpu")
     subject = bundled_subject("dog3")
@@ -77,7 +84,8 @@ def test_a_rewarded_step_takes_the_bytes_that_a_real_one_takes(
         alive += event.nbytes()
         peak = max(peak, alive)
     choice = Choice(pictures=pictures, checkpointing=recompute)
-    planned = training(estimator().phases(choice, RATE)).activations
+    found = estimator(**{"online.depth": depth})
+    planned = training(found.phases(choice, RATE)).activations
     if recompute:  # what L_sim recomputes for a moment is counted as if it stayed
         assert peak < planned < 1.25 * peak
     else:

@@ -227,6 +227,7 @@ class OnlineConfig(Section):
     late: int = _field(
         3, "The gradient goes through one of this many last solver steps, at random.", at_least=1
     )
+    depth: int = _field(1, "Solver steps that it goes through, that one the last.", at_least=1)
     decoder: str = _field(
         "own",
         "What decodes the drawings for the gradient: own, tiny (the family's TAESD, in far less "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +152,7 @@ def file_metadata(export: Export) -> dict[str, str]:
         "ss_resolution": f"({side}, {side})",
         "ss_num_train_images": str(len(environment["subject"]["photos"])),
         # the trigger words that A1111 and ComfyUI's managers offer
-        "ss_tag_frequency": json.dumps(
-            {"photos": {export.prompt: len(environment["subject"]["photos"])}}
-        ),
+        "ss_tag_frequency": json.dumps({"photos": _told(export)}, ensure_ascii=False),
         "ss_training_comment": f"rpo {__version__}, reward {card['reward']:.4f}",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",
@@ -171,6 +170,15 @@ def file_metadata(export: Export) -> dict[str, str]:
     if license := base.card.get("license_name") or base.card.get("license"):
         metadata["modelspec.license"] = str(license)
     return metadata
+
+
+def _told(export: Export) -> dict[str, int]:
+    """How many photos were told by each prompt, those with a caption by their own."""
+    records = export.run.folder.records()
+    started = next((record for record in records if record["event"] == "started"), {})
+    photos = len(export.run.folder.environment()["subject"]["photos"])
+    captions = started.get("photo_prompts") or [""] * photos
+    return dict(Counter(caption or export.prompt for caption in captions))
 
 
 # --- README.md ---------------------------------------------------------------------------

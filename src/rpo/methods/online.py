@@ -4,10 +4,10 @@
 
 The paper's first wish (arXiv 2407.12164, section 6): x_θ are the present model's own drawings of
 the training prompts, and the λ-harmonic reward's gradient goes back through the encoder, the
-decoder and one late step of the drawing (ReFL, arXiv 2304.05977, section 3.2; DRaFT, 2309.17400;
-AlignProp, 2310.03739). L_sim, the few rewarded steps, and random shifts and mirrors of what the
-reward model sees hold back reward hacking; the best step is still chosen on held-out prompts.
-A departure from the paper: see docs/differences.md.
+decoder and `online.depth` late steps of the drawing (ReFL, arXiv 2304.05977, section 3.2; DRaFT,
+2309.17400; AlignProp, 2310.03739). L_sim, the few rewarded steps, and random shifts and mirrors of
+what the reward model sees hold back reward hacking; the best step is still chosen on held-out
+prompts. A departure from the paper: see docs/differences.md.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ class Online(Method):
             guidance_scale=drawing.guidance_scale,
             scheduler=drawing.scheduler,
             before_end=int(batch.before_end[0]),
+            depth=settings.depth,
         )
         pictures = self.backbone.decode_with_gradient(
             latents, self.config.training.checkpointing, self.tiny

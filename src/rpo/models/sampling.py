@@ -129,13 +129,15 @@ def draw_with_gradient(
     guidance_scale: float,
     scheduler: str = "dpm++",
     before_end: int = 1,
+    depth: int = 1,
 ) -> Tensor:
-    """(N, C, h, w) latents of N drawings, with the gradient of one step of the denoiser.
+    """(N, C, h, w) latents of N drawings, with the gradient of `depth` steps of the denoiser.
 
-    As `sample` draws, but without gradient only until `before_end` steps from the end; the answer
-    there gives x_0 at once (ReFL, arXiv 2304.05977, section 3.2; with before_end = 1 DRaFT-1,
-    arXiv 2309.17400). The gradient goes through the guided answer, its unconditional half
-    detached. ValueError unless 1 <= before_end <= steps.
+    As `sample` draws, but only until `before_end` steps from the end; the answer there gives x_0
+    at once (ReFL, arXiv 2304.05977, section 3.2). The gradient goes through this answer and the
+    depth - 1 before it, or as many as there are (with before_end = 1 DRaFT-K, arXiv 2309.17400),
+    and in each through the guided answer, its unconditional half detached. ValueError unless
+    1 <= before_end <= steps.
     """
     if not 1 <= before_end <= steps:
         raise ValueError(f"before_end must be in 1 .. {steps}, not {before_end}")
@@ -146,8 +148,11 @@ def draw_with_gradient(
     with torch.no_grad():
         latents = drawing.begin(solver, steps, seeds)
         *earlier, last = solver.timesteps[: len(solver.timesteps) + 1 - before_end]
-        for timestep in earlier:
+        without = max(0, len(earlier) + 1 - depth)
+        for timestep in earlier[:without]:
             latents = drawing.advance(latents, timestep)
+    for timestep in earlier[without:]:
+        latents = drawing.advance(latents, timestep, learns=True)
     answer = drawing.answer(latents, last, learns=True)
     return backbone.process.clean(latents, answer, last.expand(len(latents)))
 
@@ -175,9 +180,9 @@ class _Drawing:
         # All of these solvers start from unit noise and show the denoiser their latents unscaled.
         return initial_noise(backbone.latent_shape, seeds).to(backbone.device)
 
-    def advance(self, latents: Tensor, timestep: Tensor) -> Tensor:
+    def advance(self, latents: Tensor, timestep: Tensor, learns: bool = False) -> Tensor:
         """The latents after one more solver step."""
-        answer = self.answer(latents, timestep)
+        answer = self.answer(latents, timestep, learns)
         return self.solver.step(answer, timestep, latents, return_dict=False)[0]
 
     def answer(self, latents: Tensor, timestep: Tensor, learns: bool = False) -> Tensor:

@@ -190,15 +190,17 @@ class Estimator:
             after = pictures * (reward.peak() + decode.peak())
         gradients, _ = self._learning(choice)  # four bytes each
         casts = gradients // 2 if choice.half else 0  # by autocast, of each of the two passes
+        deep = min(settings.depth, settings.steps)
+        earlier = (deep - 1) * pictures * answer.growing
         kept = pictures * answer.growing + casts + after
         held = choice.batch_size * step.growing + casts
-        held += max(draw.peak(pictures), answer.peak(pictures), kept)
+        held += max(draw.peak(pictures), earlier + max(answer.peak(pictures), kept))
         if choice.accumulate > 1:
             held += gradients
         late = min(settings.late, settings.steps)
-        # Solver steps without gradient, in the mean; at the one with it the prompt's row is apart.
-        before = settings.steps - (late + 1) / 2 + (rows - 1) / rows
-        each = before * draw.flops + answer.flops + decode.flops + reward.flops
+        # Solver steps without gradient, in the mean; at those with it the prompt's row is apart.
+        before = settings.steps - (late + 1) / 2 - (deep - 1) + deep * (rows - 1) / rows
+        each = before * draw.flops + deep * answer.flops + decode.flops + reward.flops
         count = self.passes.rewarding * pictures * choice.accumulate
         networks = "vae reward" if own else "reward"
         return networks, max(held, step.bound(choice.batch_size)), round(count * each)

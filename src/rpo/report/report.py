@@ -353,7 +353,8 @@ def _pre(file: Path) -> str:
 
 
 def _prompt_lists(started: Mapping[str, Any]) -> str:
-    lists = [("Photos", [started["reference_prompt"]])]
+    captions = started.get("photo_prompts") or ("",)
+    lists = [("Photos", [caption or started["reference_prompt"] for caption in captions])]
     lists += [("Training", started["training_prompts"])]
     lists += [("Validation", started["validation_prompts"])]
     return "".join(

@@ -273,7 +273,7 @@ class Trainer:
     def _refuse_non_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise UserError(
-                f"the {what} became {value} at step {step}, most likely because "
+                f"step {step}, training: the {what} became {value}, most likely because "
                 f"training.learning_rate {self.config.training.learning_rate:g} is too high; "
                 "lower it (a tenth is a good try), or check the model's weights"
             )
