@@ -77,6 +77,24 @@ def test_a_folder_is_completed_in_pieces_and_keeps_whole_tables(tmp_path: Path) 
     assert found.seeds == (0, 5)
     assert found.development == ("dog3",)
     assert found.tables["mine"]["lines"] == ["base", "rpo:best", "online:best"]  # in its order
+    # and no job is missing that nobody asked for
+    assert sorted(ids(found)) == ["base.dog3.5", "online.cat.0", "online.vase.0"]
+    assert len(found) == 3
+
+
+def test_what_was_asked_for_twice_is_one_piece(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    small = read_suite(file, rows=["rpo"], names=["cat"])
+    turned = read_suite(file, rows=["rpo"], names=["vase", "cat"])
+    again = read_suite(file, rows=["rpo"], names=["cat", "vase"])
+    assert union(small, small, tmp_path).pieces == ()
+    more = union(small, turned, tmp_path)
+    assert (more.pieces, len(more)) == ((), 2)  # the first lies within the second
+    both = union(union(more, read_suite(file, rows=["base"]), tmp_path), again, tmp_path)
+    assert len(both) == 2 + 3
+    whole = read_suite(file)
+    assert union(both, whole, tmp_path).pieces == ()
+    assert len(union(both, whole, tmp_path)) == len(whole) == 9
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ from typing import Any
 import tomli_w
 
 from rpo.about import ASSETS
-from rpo.bench.records import Choice, line_key
+from rpo.bench.pieces import PIECE, Piece, read_pieces
+from rpo.bench.records import Choice
+from rpo.bench.suite_tables import TABLE, read_tables
 from rpo.config import METHODS, Config, load_config, read_toml, values_of
 from rpo.errors import UserError, near_names
 from rpo.evaluation.dreambench import Entry, load_suite
@@ -61,7 +63,6 @@ _ROW: Shape = {
     "choose": [lambda value: "" if value in ("best", "last") else "best or last"],
     "titles": every(str),
 }
-_TABLE: Shape = {"title": str, "lines": [str], "first": str}
 _SUITE: Shape = {
     **dict.fromkeys(("name", "title", "subjects", "model"), str),
     **{key: [str] for key in ("names", "development")},
@@ -72,7 +73,8 @@ _SUITE: Shape = {
     "settings": _SETTINGS,
     "judges": every(str),
     "rows": every(_ROW),
-    "tables": every(_TABLE),
+    "tables": every(TABLE),
+    "pieces": [PIECE],
     "listed": every({"noun": str, "kind": str, "photos": str}),
 }
 
@@ -105,7 +107,8 @@ class SuiteRow:
 class BenchSuite:
     """What is to be done; see the module. judges: by the names of `load_judges`' parameters.
 
-    tables: as the file has them, also with lines of rows that were not asked for.
+    tables: as the file has them, also with lines of rows that were not asked for. pieces: in which
+    it was asked for, one after the other; none where it was as a whole.
     """
 
     name: str
@@ -121,18 +124,31 @@ class BenchSuite:
     keep: str = "report"
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     development: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def whole(self) -> Piece:
+        """All of it as one piece."""
+        names = (entry.name for entry in self.entries)
+        rows = (row.name for row in self.rows)
+        return Piece(frozenset(rows), frozenset(names), frozenset(self.seeds))
 
     def __len__(self) -> int:
-        """How many jobs there are. Given pictures have no seeds."""
-        per_subject = sum(1 if row.images else len(self.seeds) for row in self.rows)
-        return per_subject * len(self.entries)
+        """How many jobs there are."""
+        return sum(1 for _ in self.cells())
 
     def cells(self) -> Iterator[tuple[SuiteRow, Entry, int]]:
-        """Every job: seed by seed, so that all subjects have been seen once before any is twice."""
+        """Every job, seed by seed: all subjects come once before one does twice.
+
+        Given pictures have no seeds.
+        """
         for seed in self.seeds:
             for entry in self.entries:
                 for row in self.rows:
-                    if not row.images or seed == self.seeds[0]:
+                    if row.images and seed != self.seeds[0]:
+                        continue
+                    asked = (piece.has(row.name, entry.name, seed) for piece in self.pieces)
+                    if not self.pieces or any(asked):
                         yield row, entry, seed
 
 
@@ -206,8 +222,9 @@ def read_suite(
         images_per_prompt=count,
         pictures=table.get("pictures", 256),
         keep=table.get("keep", "report"),
-        tables=_tables(file, table),
+        tables=read_tables(file, table),
         development=tuple(table.get("development", ())),
+        pieces=read_pieces(table.get("pieces", ())),
     )
 
 
@@ -233,6 +250,7 @@ def to_toml(suite: BenchSuite) -> str:
             **{key: getattr(suite, key) for key in plain},
             "seeds": list(suite.seeds),
             "development": list(suite.development),
+            "pieces": [piece.to_table() for piece in suite.pieces],
             "judges": dict(suite.judges),
             "rows": rows,
             "tables": {name: dict(table) for name, table in suite.tables.items()},
@@ -253,7 +271,7 @@ def _refuse_unknown(file: Path, where: str, table: Mapping[str, Any], shape: Sha
             raise UserError(f"{file}: rows.{name}: name it by letters, digits, - and _ alone")
         _refuse_unknown(file, f"rows.{name}.", row, _ROW)
     for name, entry in table.get("tables", {}).items() if not where else ():
-        _refuse_unknown(file, f"tables.{name}.", entry, _TABLE)
+        _refuse_unknown(file, f"tables.{name}.", entry, TABLE)
 
 
 def _merged(table: Mapping[str, Any], less: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,28 +389,3 @@ def _judges(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
         if key not in known:
             raise UserError(f"{file}: unknown key judges.{key}; {near_names(key, known)}")
     return {key: _placed(value) for key, value in {**known, **(own or {})}.items()}
-
-
-def _tables(file: Path, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """All of them, whole; UserError for a line that no row could make.
-
-    What is `listed` are results: they may be of some rows now, and of the others later.
-    """
-    possible = {
-        line_key(name, choice)
-        for name, row in table.get("rows", {}).items()
-        for choice in (row.get("choose", ["best"]) if row.get("method") else ["untrained"])
-    }
-    found = {}
-    for name, entry in table.get("tables", {}).items():
-        lines, first = entry.get("lines", []), entry.get("first", "")
-        for line in () if "listed" in table else lines:
-            if line not in possible:
-                hint = near_names(line, possible)
-                raise UserError(f"{file}: tables.{name}: no row makes the line {line!r}; {hint}")
-        if first and first not in lines:
-            hint = near_names(first, lines)
-            raise UserError(f"{file}: tables.{name}: first {first!r} is none of its lines; {hint}")
-        found[name] = {"title": entry.get("title", name), "lines": lines}
-        found[name] |= {"first": first} if first else {}
-    return found
