@@ -116,6 +116,13 @@ def test_a_mistake_is_told_in_one_line(tmp_path: Path, old: str, new: str, told:
     assert "\n" not in str(error.value)
 
 
+def test_a_damaged_list_of_subjects_is_told(tmp_path: Path) -> None:
+    file = spelled_out(read_suite(written(tmp_path)), tmp_path)
+    file.write_text(file.read_text(encoding="utf-8").replace('kind = "live"', "", 1))
+    with pytest.raises(UserError, match=r"suite.toml: listed.cat lacks kind; add it"):
+        read_suite(file)
+
+
 def test_the_command_has_these_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

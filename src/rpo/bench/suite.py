@@ -295,6 +295,9 @@ def _entries(file: Path, table: Mapping[str, Any], held_out: bool) -> tuple[Entr
     if held_out and not development:
         raise UserError(f"--held-out: {file} has no list `development`; leave the flag out")
     if listed := table.get("listed"):
+        for name, e in listed.items():
+            if lacking := {"noun", "kind", "photos"} - e.keys():
+                raise UserError(f"{file}: listed.{name} lacks {min(lacking)}; add it")
         found = {
             name: Entry(name, e["noun"], e["kind"], Path(e["photos"])) for name, e in listed.items()
         }
