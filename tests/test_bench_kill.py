@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,8 @@ class Command:
         events, alone = chance.randint(1, EVENTS), chance.random() < 0.5
         process = self.start()
         assert process.stdout
-        for _ in zip(range(events), process.stdout, strict=False):
-            pass
+        for line in islice(process.stdout, events):
+            assert json.loads(line)["event"]
         time.sleep(chance.uniform(0, 0.05))
         (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
         process.stdout.close()
