@@ -1,8 +1,7 @@
-"""The models and subjects that the benchmarks run on: the embedded world, or a folder like it."""
+"""What `benchmarks.speed` runs on: the embedded world, or a folder like it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import rpo
@@ -12,7 +11,7 @@ from rpo.errors import UserError
 from rpo.runs.environment import model_files
 
 WORLD = Path(rpo.__file__).parent / "assets" / "emojiland"
-MODELS = ("pipeline", "reward", "judge-clip", "judge-dino")
+MODELS = ("pipeline", "reward")
 
 
 def subject_table(world: Path) -> dict[str, dict[str, str]]:
@@ -29,16 +28,8 @@ def load_subject(world: Path, name: str) -> Subject:
     return Subject.from_folder(world / "subjects" / name, entry["noun"], entry["kind"])  # type: ignore[arg-type]
 
 
-def chosen_subjects(names: Sequence[str], count: int) -> list[str]:
-    """`count` of the sorted names, evenly spaced from the first. Raises UserError for too many."""
-    names = sorted(names)
-    if not 2 <= count <= len(names):
-        raise UserError(f"--subjects must be 2 to {len(names)}, not {count}")
-    return [names[index * len(names) // count] for index in range(count)]
-
-
 def model_hashes(world: Path) -> dict[str, dict[str, str]]:
-    """SHA-256 of the weights of every model: results of other weights must not be mixed."""
+    """SHA-256 of the weights of every model."""
     hashes = {kind: model_files(world / kind) for kind in MODELS}
     return {
         kind: {name: value for name, value in files.items() if name.endswith(".safetensors")}

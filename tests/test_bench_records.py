@@ -17,6 +17,7 @@ from rpo.bench.records import (
     lines,
     read_result,
     read_results,
+    to_record,
     write_result,
 )
 from rpo.errors import UserError
@@ -52,7 +53,7 @@ DONE = JobResult(
         Judged("last", "RPO, last step", 200, "", ROWS[:1], {"dino": 0.25}),
     ),
     photos={"dino": 0.75},
-    judges={"dino": {"name": "emojiland"}},
+    judges={"dino": {"name": "emojiland", "preprocessing": {"size": {"height": 64}}}},
     protocol={"images_per_prompt": 4},
     provenance={"commit": "abc"},
 )
@@ -66,6 +67,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert is_done(tmp_path, "rpo.dog.0")
     assert not is_done(tmp_path, "rpo.cat.0")
     assert [entry.name for entry in (tmp_path / "jobs").iterdir()] == [file.name]
+
+
+def test_what_was_read_can_be_written_down_again(tmp_path: Path) -> None:
+    read = read_result(write_result(tmp_path, DONE))
+    assert to_record(read) == to_record(DONE)
+    assert (
+        write_result(tmp_path / "copy", read).read_bytes()
+        == (tmp_path / "jobs" / "rpo.dog.0.json").read_bytes()
+    )
 
 
 def test_a_failure_is_listed_until_the_job_is_done(tmp_path: Path) -> None:

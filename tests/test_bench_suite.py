@@ -89,7 +89,7 @@ def test_only_some(tmp_path: Path) -> None:
         "rpo.teapot.0",
         "rpo.teapot.3",
     ]
-    assert suite.tables["all"]["lines"] == ["rpo:best", "rpo:last"]
+    assert suite.tables["all"]["lines"] == ["base", "rpo:best", "rpo:last", "given"]  # later, too
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,15 @@ def test_shipped_suites(name: str, small: bool, tmp_path: Path) -> None:
         for row in suite.rows
         for choice in row.choose
     }
-    expected = {"emojiland": (480, 16), "dreambench": (150, 10), "methods": (27, 9)}[name]
+    expected = {"emojiland": (540, 18), "dreambench": (150, 10), "methods": (27, 9)}[name]
     assert len(suite) == expected[small]
 
 
 def test_every_method_is_in_its_suite() -> None:
     rows = read_toml(find_suite("methods"))["rows"]
     assert {row.get("method", "base") for row in rows.values()} == {"base", *METHODS}
+    (table,) = read_suite(find_suite("methods")).tables.values()
+    assert {line.partition(":")[0] for line in table["lines"]} == {"base", *METHODS}
 
 
 def test_an_unknown_suite_names_those_that_ship(tmp_path: Path) -> None:

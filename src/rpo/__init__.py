@@ -21,6 +21,7 @@ from rpo.errors import UserError
 
 if TYPE_CHECKING:
     from rpo.api import evaluate, iterate, train
+    from rpo.bench.report.write import write_report
     from rpo.config import Config
     from rpo.data.prompts import Prompt
     from rpo.data.subject import Subject
@@ -46,6 +47,7 @@ __all__ = [
     "iterate",
     "load_run",
     "train",
+    "write_report",
 ]
 
 _HOMES = {
@@ -58,6 +60,7 @@ _HOMES = {
     "iterate": "rpo.api",
     "load_run": "rpo.runs.result",
     "train": "rpo.api",
+    "write_report": "rpo.bench.report.write",
 }
 
 

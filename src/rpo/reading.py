@@ -90,6 +90,13 @@ class Entries(dict[str, Any]):
         raise UserError(f"{self._source}: lacks {self._name}{key}; {self._remedy}")
 
 
+def plain(value: Any) -> Any:
+    """A nest of values with every `Entries` in it as an ordinary dict, to be copied and kept."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
+
+
 def read_bytes(file: Path, remedy: str) -> bytes:
     """A plain file's content. Raises UserError for anything else, such as a link, a pipe."""
     refuse_links(file, remedy)

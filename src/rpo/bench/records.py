@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rpo.reading import Shape, every, number, read_json, whole
+from rpo.reading import Shape, every, number, plain, read_json, whole
 from rpo.replacing import replacing
 from rpo.rounding import rounded
 
@@ -223,10 +223,8 @@ def from_record(record: Mapping[str, Any]) -> JobResult:
         )
         for item in record["judged"]
     )
-    plain = ("status", "error", "steps", "trained_parameters")
-    tables = ("seconds", "figures", "photos", "judges", "protocol", "provenance")
-    values: dict[str, Any] = {name: record[name] for name in plain}
-    values |= {name: dict(record[name]) for name in tables}
+    rest = ("status", "error", "steps", "trained_parameters", "seconds", "figures", "photos")
+    values = {name: plain(record[name]) for name in (*rest, "judges", "protocol", "provenance")}
     curve = tuple(tuple(point) for point in record["curve"])
     return JobResult(job=job, curve=curve, judged=judged, **values)
 

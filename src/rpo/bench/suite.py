@@ -2,6 +2,8 @@
 
     subjects = "emojiland"          as `rpo evaluate --subjects` reads it; absent: given by a flag
     names = ["dog3", "teapot"]      only these of them
+    development = ["dog3"]          on which settings were chosen: in no table of `rpo report`, and
+                                    left out by `--held-out`
     seeds = [0, 1]
     model = "emojiland"
     images_per_prompt = 4           pictures of each test prompt
@@ -20,6 +22,7 @@
     titles.last = "to the end"      of the lines that these make
     [tables.methods]                lines of the tables of `rpo report`: title, and keys of lines
     lines = ["base", "rpo:best"]
+    first = "rpo:best"              less which others stand in its differences; absent: RPO
     [small]                         what `--small` puts in their place, for tests
     seeds = [0]
 
@@ -37,7 +40,9 @@ from typing import Any
 import tomli_w
 
 from rpo.about import ASSETS
-from rpo.bench.records import Choice, line_key
+from rpo.bench.pieces import PIECE, Piece, read_pieces
+from rpo.bench.records import Choice
+from rpo.bench.suite_tables import TABLE, read_tables
 from rpo.config import METHODS, Config, load_config, read_toml, values_of
 from rpo.errors import UserError, near_names
 from rpo.evaluation.dreambench import Entry, load_suite
@@ -60,7 +65,7 @@ _ROW: Shape = {
 }
 _SUITE: Shape = {
     **dict.fromkeys(("name", "title", "subjects", "model"), str),
-    "names": [str],
+    **{key: [str] for key in ("names", "development")},
     "seeds": [whole],
     "images_per_prompt": whole,
     "pictures": whole,
@@ -68,7 +73,8 @@ _SUITE: Shape = {
     "settings": _SETTINGS,
     "judges": every(str),
     "rows": every(_ROW),
-    "tables": every({"title": str, "lines": [str]}),
+    "tables": every(TABLE),
+    "pieces": [PIECE],
     "listed": every({"noun": str, "kind": str, "photos": str}),
 }
 
@@ -99,7 +105,11 @@ class SuiteRow:
 
 @dataclass(frozen=True)
 class BenchSuite:
-    """What is to be done; see the module. judges: by the names of `load_judges`' parameters."""
+    """What is to be done; see the module. judges: by the names of `load_judges`' parameters.
+
+    tables: as the file has them, also with lines of rows that were not asked for. pieces: in which
+    it was asked for, one after the other; none where it was as a whole.
+    """
 
     name: str
     title: str
@@ -113,18 +123,32 @@ class BenchSuite:
     pictures: int = 256
     keep: str = "report"
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    development: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def whole(self) -> Piece:
+        """All of it as one piece."""
+        names = (entry.name for entry in self.entries)
+        rows = (row.name for row in self.rows)
+        return Piece(frozenset(rows), frozenset(names), frozenset(self.seeds))
 
     def __len__(self) -> int:
-        """How many jobs there are. Given pictures have no seeds."""
-        per_subject = sum(1 if row.images else len(self.seeds) for row in self.rows)
-        return per_subject * len(self.entries)
+        """How many jobs there are."""
+        return sum(1 for _ in self.cells())
 
     def cells(self) -> Iterator[tuple[SuiteRow, Entry, int]]:
-        """Every job: seed by seed, so that all subjects have been seen once before any is twice."""
+        """Every job, seed by seed: all subjects come once before one does twice.
+
+        Given pictures have no seeds.
+        """
         for seed in self.seeds:
             for entry in self.entries:
                 for row in self.rows:
-                    if not row.images or seed == self.seeds[0]:
+                    if row.images and seed != self.seeds[0]:
+                        continue
+                    asked = (piece.has(row.name, entry.name, seed) for piece in self.pieces)
+                    if not self.pieces or any(asked):
                         yield row, entry, seed
 
 
@@ -147,12 +171,15 @@ def read_suite(
     model: str | None = None,
     rows: Sequence[str] = (),
     names: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    held_out: bool = False,
     settings: Sequence[str] = (),
 ) -> BenchSuite:
     """The suite of a file, or its `small` version; the rest takes the place of what it says.
 
-    rows, names: only these. settings: "training.steps=200" and the like, of every row that trains.
-    UserError for a mistake in it, in one line that names the file.
+    rows, names: only these. held_out: without the subjects of `development`. settings:
+    "training.steps=200" and the like, of every row that trains. UserError for a mistake in it, in
+    one line that names the file.
     """
     table = read_toml(file)
     less = table.pop("small", {})
@@ -164,10 +191,11 @@ def read_suite(
     _refuse_unknown(file, "", {**table, **less}, _SUITE)
     if small:
         table = _merged(table, less)
-    given = {"subjects": subjects, "model": model, "names": list(names) or None}
+    given: dict[str, Any] = {"subjects": subjects, "model": model}
+    given |= {"names": list(names) or None, "seeds": list(seeds) or None}
     table |= {key: value for key, value in given.items() if value is not None}
     table.setdefault("model", EMBEDDED)
-    entries = _entries(file, table)
+    entries = _entries(file, table, held_out)
     listed = table.get("rows", {})
     if unknown := [name for name in rows if name not in listed]:
         raise UserError(f"--row {unknown[0]}: no such row; {near_names(unknown[0], listed)}")
@@ -194,7 +222,9 @@ def read_suite(
         images_per_prompt=count,
         pictures=table.get("pictures", 256),
         keep=table.get("keep", "report"),
-        tables=_tables(file, table, found),
+        tables=read_tables(file, table),
+        development=tuple(table.get("development", ())),
+        pieces=read_pieces(table.get("pieces", ())),
     )
 
 
@@ -219,6 +249,8 @@ def to_toml(suite: BenchSuite) -> str:
         {
             **{key: getattr(suite, key) for key in plain},
             "seeds": list(suite.seeds),
+            "development": list(suite.development),
+            "pieces": [piece.to_table() for piece in suite.pieces],
             "judges": dict(suite.judges),
             "rows": rows,
             "tables": {name: dict(table) for name, table in suite.tables.items()},
@@ -238,6 +270,8 @@ def _refuse_unknown(file: Path, where: str, table: Mapping[str, Any], shape: Sha
         if not _NAME.fullmatch(name):
             raise UserError(f"{file}: rows.{name}: name it by letters, digits, - and _ alone")
         _refuse_unknown(file, f"rows.{name}.", row, _ROW)
+    for name, entry in table.get("tables", {}).items() if not where else ():
+        _refuse_unknown(file, f"tables.{name}.", entry, TABLE)
 
 
 def _merged(table: Mapping[str, Any], less: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,9 +289,15 @@ def _placed(name: str) -> str:
     return str(place.resolve()) if name not in ("", EMBEDDED) and place.exists() else name
 
 
-def _entries(file: Path, table: Mapping[str, Any]) -> tuple[Entry, ...]:
+def _entries(file: Path, table: Mapping[str, Any], held_out: bool) -> tuple[Entry, ...]:
     """The subjects by name, in the suite's order."""
+    development = table.get("development", [])
+    if held_out and not development:
+        raise UserError(f"--held-out: {file} has no list `development`; leave the flag out")
     if listed := table.get("listed"):
+        for name, e in listed.items():
+            if lacking := {"noun", "kind", "photos"} - e.keys():
+                raise UserError(f"{file}: listed.{name} lacks {min(lacking)}; add it")
         found = {
             name: Entry(name, e["noun"], e["kind"], Path(e["photos"])) for name, e in listed.items()
         }
@@ -271,6 +311,10 @@ def _entries(file: Path, table: Mapping[str, Any]) -> tuple[Entry, ...]:
             raise UserError(f"{file}: names: no subject {name!r}; {near_names(name, found)}")
     if not names:
         raise UserError(f"{file}: names is empty; leave it out for all subjects")
+    if held_out:
+        names = [name for name in names if name not in development]
+    if not names:
+        raise UserError("--held-out: settings were chosen on all these subjects; name others")
     return tuple(found[name] for name in names)
 
 
@@ -348,25 +392,3 @@ def _judges(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
         if key not in known:
             raise UserError(f"{file}: unknown key judges.{key}; {near_names(key, known)}")
     return {key: _placed(value) for key, value in {**known, **(own or {})}.items()}
-
-
-def _tables(
-    file: Path, table: Mapping[str, Any], rows: Sequence[SuiteRow]
-) -> dict[str, dict[str, Any]]:
-    """Those of the tables whose lines there are; UserError for a line that no row could make."""
-    possible = {
-        line_key(name, choice)
-        for name, row in table.get("rows", {}).items()
-        for choice in (row.get("choose", ["best"]) if row.get("method") else ["untrained"])
-    }
-    present = {line_key(row.name, choice) for row in rows for choice in row.choose}
-    found = {}
-    for name, entry in table.get("tables", {}).items():
-        for line in entry.get("lines", ()):
-            if line not in possible:
-                hint = near_names(line, possible)
-                raise UserError(f"{file}: tables.{name}: no row makes the line {line!r}; {hint}")
-        kept = [line for line in entry.get("lines", ()) if line in present]
-        if kept:
-            found[name] = {"title": entry.get("title", name), "lines": kept}
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from rpo.bench.pieces import join_pieces
 from rpo.bench.suite import BenchSuite, SuiteRow
 from rpo.config import values_of
 from rpo.errors import UserError
@@ -35,6 +36,7 @@ def union(old: BenchSuite, new: BenchSuite, where: Path) -> BenchSuite:
         entries=tuple(entries.values()),
         seeds=seeds,
         tables=tables,
+        pieces=join_pieces([*(old.pieces or [old.whole]), *(new.pieces or [new.whole])]),
     )
 
 

@@ -60,6 +60,14 @@ def bench(
     names: Annotated[
         list[str] | None, typer.Option("--name", help="Only this subject; again.")
     ] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="Only this seed, in the suite's place; again."),
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Without the subjects on which settings were chosen."),
+    ] = False,
     settings: Set = None,
     jobs: Jobs = 0,
     executor: Where = "local",
@@ -73,12 +81,14 @@ def bench(
     r"""Compare methods: every subject by every row of a suite, under every seed.
 
     Each job is independent. What is done is not repeated: Ctrl-C saves, and
-    the same command goes on. `rpo report` makes tables of the results.
+    the same command goes on; one with other rows, names or seeds adds to the
+    same results. `rpo report` makes tables of them.
 
     [bold]Examples[/]
 
     [cyan]rpo bench emojiland --small[/]
     [cyan]rpo bench emojiland --jobs 4 --out results/emojiland[/]
+    [cyan]rpo bench emojiland --held-out --row base --row rpo --seed 0[/]
     [cyan]rpo bench dreambench --subjects dreambench --model models/sd15 --executor ray[/]
     """
     from rpo.bench.suite import find_suite, read_suite
@@ -91,6 +101,8 @@ def bench(
         model=model,
         rows=rows or (),
         names=names or (),
+        seeds=seeds or (),
+        held_out=held_out,
         settings=settings or (),
     )
     default = Path("results") / (found.name + ("-small" if small else ""))

@@ -108,14 +108,13 @@ class QuietConsole(AbstractContextManager["QuietConsole"]):
 
 
 class JsonConsole(QuietConsole):
-    """One JSON object a line on stdout: each event with its job, and each end."""
+    """One JSON object a line on stdout: each job's beginning ("begun"), its events, and its end."""
 
     def __call__(self, heard: Heard, tally: Tally) -> None:
         import json
 
-        told: dict[str, Any] = (
-            dict(heard.record) if heard.kind == "event" else {"event": heard.kind}
-        )
+        told: dict[str, Any] = {"event": "begun" if heard.kind == "event" else heard.kind}
+        told |= heard.record
         told |= {"job": heard.id, "done": tally.done, "failed": tally.failed, "total": tally.total}
         told |= {"text": heard.text} if heard.text else {}
         sys.stdout.write(json.dumps(told, ensure_ascii=True) + "\n")

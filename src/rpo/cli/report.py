@@ -40,25 +40,6 @@ def report(
     [cyan]rpo report results/dreambench --subjects dreambench --out report[/]
     [cyan]rpo report runs/photos-1[/]
     """
-    from rpo.bench.records import is_results
     from rpo.bench.report.write import write_report
-    from rpo.errors import UserError
-    from rpo.runs.folder import expanded, is_run
 
-    if is_results(folder):
-        print_path(write_report(folder, None if out is None else expanded(out), subjects))
-        return
-    if not is_run(folder):
-        raise UserError(
-            f"{folder}: neither a results folder, which has jobs/, nor a run; name one of them"
-        )
-    if out is not None or subjects is not None:
-        flag = "--out" if out is not None else "--subjects"
-        raise UserError(f"{flag}: {folder} is a run, whose report lies in it; leave the flag out")
-    from rpo.report.report import render_report
-    from rpo.runs.locking import locked
-    from rpo.runs.result import load_run
-
-    run = load_run(folder)
-    with locked(run.path):
-        print_path(run.folder.write_report(render_report(run.folder)))
+    print_path(write_report(folder, out, subjects))

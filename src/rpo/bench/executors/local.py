@@ -9,7 +9,7 @@ from contextlib import suppress
 from multiprocessing import connection, get_context
 from typing import Any
 
-from rpo.bench.executors.executor import Heard, Work, work_on
+from rpo.bench.executors.executor import Heard, StopWork, Work, work_on
 from rpo.bench.order import Order
 
 _STOP = "stop"
@@ -99,9 +99,22 @@ def _serve(pipe: Any, work: Callable[[], Work], threads: int) -> None:
     # read by PyTorch when the work imports it
     os.environ["OMP_NUM_THREADS"] = str(min(threads, int(os.environ.get("OMP_NUM_THREADS", 1024))))
     do = work()
-    with suppress(EOFError, OSError, BrokenPipeError):
+
+    def send(heard: Heard) -> None:
+        try:
+            pipe.send(heard)
+        except OSError:  # the runner is gone: its job did not fail, and the next runner goes on
+            raise StopWork from None
+
+    def stopped() -> bool:
+        try:
+            return pipe.poll() and pipe.recv() == _STOP
+        except (EOFError, OSError):
+            return True
+
+    with suppress(EOFError, OSError, StopWork):
         while True:
             order = pipe.recv()
             if order == _STOP:  # it came when the order was done already
                 continue
-            work_on(order, do, pipe.send, lambda: pipe.poll() and pipe.recv() == _STOP)
+            work_on(order, do, send, stopped)

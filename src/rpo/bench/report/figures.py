@@ -221,7 +221,7 @@ def _seats(lines: Sequence[Measured]) -> list[Place]:
 
 def gallery(root: Path, group: Group, photos: Photos) -> str:
     """For each skill some subjects: a photo, and one prompt by the base model, rivals and RPO."""
-    lines = _compared(group)
+    lines = lines_side_by_side(group)
     if not lines:
         return ""
     parts, turn = [], 0
@@ -242,15 +242,19 @@ def gallery(root: Path, group: Group, photos: Photos) -> str:
     return "".join(parts)
 
 
-def _compared(group: Group) -> list[Measured]:
-    """At most four lines whose pictures stand side by side, RPO's last."""
+def lines_side_by_side(group: Group) -> list[Measured]:
+    """At most five lines whose pictures stand side by side, RPO's last."""
     kept = [line for line in group.lines.values() if any(c.folder for c in line.cells.values())]
     headline = find_headline(kept)
-    others = [line for line in kept if is_method(line) and line is not headline]
-    wanted = ("", "dreambooth", "similarity", "dpo")
+    rows: dict[str, Measured] = {}  # of each the line that comes first, as its authors have it
+    for line in kept:
+        if is_method(line) and line is not headline:
+            rows.setdefault(line.row, line)
+    others = list(rows.values())
+    wanted = ("", "dreambooth", "similarity", "online", "dpo")
     ordered = [line for name in wanted for line in others if objective(line) == name]
     ordered += [line for line in others if line not in ordered and objective(line) != "rpo"]
-    return [*ordered[:3], *([headline] if headline else [])]
+    return [*ordered[:4], *([headline] if headline else [])]
 
 
 def _card(

@@ -46,7 +46,8 @@ class Cell:
     """What is left of one judged step once its pictures' own figures are averaged.
 
     figures: metric -> mean over prompts; skills: the same of the prompts of each skill. curve: a
-    row a validation (step, reward, image alignment, text alignment). folder: of its pictures.
+    row a validation (step, reward, image alignment, text alignment). training: `JobResult.figures`.
+    folder: of its pictures.
     """
 
     noun: str
@@ -55,6 +56,7 @@ class Cell:
     skills: Mapping[str, Mapping[str, float]]
     prompts: tuple[Shown, ...]
     curve: tuple[tuple[float, ...], ...]
+    training: Mapping[str, float]
     folder: str
     seconds: float
     photos: Mapping[str, float]
@@ -120,7 +122,8 @@ class Results:
     """All that a results folder says.
 
     suite: what was asked for, where its file is there. missing: how many of its jobs are neither
-    done nor failed. seconds: of all jobs together.
+    done nor failed. seconds: of all jobs together. aside: subjects that are done and in no figure,
+    as settings were chosen on them.
     """
 
     path: Path
@@ -130,13 +133,18 @@ class Results:
     failures: list[Failure] = field(default_factory=list)
     done: int = 0
     seconds: float = 0.0
+    aside: set[str] = field(default_factory=set)
     provenances: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 def read(folder: Path) -> Results:
-    """Reads every result once. UserError for a folder without one, or a damaged one in it."""
+    """Reads every result once. UserError for a folder without one, or a damaged one in it.
+
+    Of subjects on which the suite's settings were chosen, no figure is kept.
+    """
     file = folder / SUITE
     found = Results(folder, read_suite(file) if file.is_file() else None)
+    development = found.suite.development if found.suite else ()
     groups: dict[str, Group] = {}
     seen: set[str] = set()
     for result in read_results(folder):
@@ -150,6 +158,9 @@ def read(folder: Path) -> Results:
         found.done += 1
         found.seconds += result.seconds.get("total", 0.0)
         found.provenances.append(result.provenance)
+        if job.subject in development:
+            found.aside.add(job.subject)
+            continue
         key = json.dumps([job.model, result.judges, result.protocol], sort_keys=True)
         group = groups.setdefault(key, Group(job.model, result.judges, result.protocol))
         for line in lines(iter([result])):
@@ -160,6 +171,9 @@ def read(folder: Path) -> Results:
         group.failed = {(f.row, (f.subject, f.seed)) for f in found.failures}
     if not found.groups:
         why = "; run `rpo bench` first"
+        if found.aside:
+            aside = ", ".join(sorted(found.aside))
+            why = f" but {aside}, on which settings were chosen; run `rpo bench` for others"
         if found.failures:
             why = f"; the first that failed: {found.failures[0].error}"
         raise UserError(f"{folder}: nothing in it is done and judged{why}")
@@ -229,6 +243,7 @@ def _cell(result: JobResult, line: Line) -> Cell:
         {skill: means_of([row for row in rows if row.skill == skill]) for skill in skills},
         tuple(prompts[number] for number in sorted(prompts)),
         result.curve,
+        result.figures,
         line.judged.folder,
         result.seconds.get("total", 0.0),
         result.photos,

@@ -24,6 +24,7 @@ from rpo.bench.report.paper import (
     tables_of,
 )
 from rpo.bench.report.story import Finding, findings
+from rpo.bench.report.training import training_table
 from rpo.bench.suite import BenchSuite
 from rpo.errors import printable
 from rpo.evaluation.metrics import METRICS
@@ -43,13 +44,14 @@ class GroupReport:
     story: Sequence[Finding]
     claims: Table | None
     skills: Table | None
+    training: Table | None
     everything: Table
 
     @property
     def tables(self) -> list[Table]:
         """All of them, in the page's order."""
         paper = [table for pair in self.paper for table in pair]
-        found = [self.claims, *paper, self.skills, self.everything]
+        found = [self.claims, *paper, self.skills, self.training, self.everything]
         return [table for table in found if table is not None]
 
 
@@ -71,6 +73,7 @@ def report_on(group: Group, suite: BenchSuite | None = None) -> GroupReport:
         story,
         _claims_table(group, story),
         _skills_table(group),
+        training_table(group),
         _everything_table(group),
     )
 
@@ -174,7 +177,13 @@ def _counted(results: Results) -> str:
     count = f"{results.done} jobs done" if results.done != 1 else "1 job done"
     missing = f", {results.missing} not done yet" if results.missing else ""
     failed = len(results.failures)
-    return f"{count}, {failed} failed{missing}; {duration(results.seconds)} of work."
+    told = f"{count}, {failed} failed{missing}; {duration(results.seconds)} of work."
+    return f"{told} {_aside(results)}".strip()
+
+
+def _aside(results: Results) -> str:
+    names = ", ".join(map(printable, sorted(results.aside)))
+    return f"In no figure: {names}, on which settings were chosen." if names else ""
 
 
 def _title(results: Results) -> str:
@@ -214,6 +223,7 @@ def _header(results: Results, reports: Sequence[GroupReport]) -> str:
     lede = (
         f"{lines} methods and variants on {subjects} subjects, seeds {', '.join(map(str, seeds))}."
     )
+    lede = f"{lede} {_aside(results)}".strip()
     cells = [("Jobs done", str(results.done)), ("Failed", str(len(results.failures)))]
     cells += [("Not done yet", str(results.missing))] if results.missing else []
     cells += [("Subjects", str(subjects)), ("Time of all jobs", duration(results.seconds))]
@@ -286,7 +296,8 @@ def _group_sections(root: Path, report: GroupReport, name: str, photos: Photos) 
             "job, their mean thick, a dot where the step was chosen. Rewards of different λ cannot "
             "be compared."
         )
-        parts.append(section("Reward curves", intro, drawn))
+        numbers = _folded(report.training.title, report.training) if report.training else ""
+        parts.append(section("Reward curves", intro, drawn + numbers))
     parts.append(section("All figures", "", to_html(report.everything)))
     return parts
 

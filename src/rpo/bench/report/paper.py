@@ -108,7 +108,8 @@ class PaperTable:
     """One table of the paper: its parts as (what the paper calls it, which lines it is).
 
     A line is a row of the first part that it belongs to. lacking: what a suite needs for it. least:
-    rows without which there is no table. keys: of the lines that a suite chose itself, in order.
+    rows without which there is no table. keys: of the lines that a suite chose itself, in order,
+    and first, of the one that the others are compared with.
     """
 
     name: str
@@ -121,6 +122,7 @@ class PaperTable:
     published: bool = False
     photos: bool = False
     keys: tuple[str, ...] = ()
+    first: str = ""
 
     def rows(self, group: Group) -> list[tuple[str, Measured]]:
         """Its lines in order, each with its name in the paper."""
@@ -138,6 +140,10 @@ class PaperTable:
                 if belongs(line):
                     found.setdefault(line.key, (label, line))
         return list(found.values())
+
+    def headline(self, lines: Sequence[Measured]) -> Measured | None:
+        """The line that the table is about, of these: the suite's choice, else RPO."""
+        return next((line for line in lines if line.key == self.first), find_headline(lines))
 
     def _measures(self, line: Measured) -> bool:
         return any(m in cell.figures for cell in line.cells.values() for m in self.metrics)
@@ -222,16 +228,18 @@ def tables_of(suite: BenchSuite | None) -> list[PaperTable]:
     for wanted in PAPER_TABLES:
         entry = own.pop(wanted.name, None)
         if entry:
-            wanted = replace(wanted, title=entry["title"], keys=tuple(entry["lines"]))
+            keys, first = tuple(entry["lines"]), entry.get("first", "")
+            wanted = replace(wanted, title=entry["title"], keys=keys, first=first)
         found.append(wanted)
     for name, entry in own.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):
             raise UserError(
                 f"{SUITE}: tables.{printable(name)}: name it by letters, digits, - and _ alone"
             )
-        keys = tuple(entry["lines"])
+        keys, first = tuple(entry["lines"]), entry.get("first", "")
+        needs = "the suite's rows"
         found.append(
-            PaperTable(name, entry["title"], "", (), "the suite's rows", keys=keys, least=1)
+            PaperTable(name, entry["title"], "", (), needs, keys=keys, first=first, least=1)
         )
     return found
 
@@ -248,7 +256,7 @@ def paper_table(wanted: PaperTable, group: Group) -> Table:
     rows = wanted.rows(group)
     lines = [line for _, line in rows]
     places = shared_places(lines)
-    headline = find_headline(lines)
+    headline = wanted.headline(lines)
     named = any(label for label, _ in rows)
     columns = [Column("", "text")] if named else []
     columns += [Column("method", "text"), *(metric_column(name) for name in wanted.metrics)]
@@ -314,9 +322,9 @@ def difference_table(
 
 
 def paper_differences(wanted: PaperTable, group: Group) -> Table | None:
-    """RPO less each other row of a table; of rows without it, each pair."""
+    """A table's headline less each other row; of rows without one, each pair."""
     lines = [line for _, line in wanted.rows(group)]
-    headline = find_headline(lines)
+    headline = wanted.headline(lines)
     pairs = (
         [(headline, line) for line in lines if line is not headline]
         if headline

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from rpo.bench.records import FOLDER, JOBS, PAGE, SUITE
+from rpo.bench.records import FOLDER, JOBS, PAGE, SUITE, is_results
 from rpo.bench.report.figures import TILE, Photos
 from rpo.bench.report.measured import Results, read
 from rpo.bench.report.page import GroupReport, render_page, report_on, to_page_markdown
@@ -18,7 +19,11 @@ from rpo.models.resolve import EMBEDDED
 from rpo.reading import refuse_links
 from rpo.replacing import replacing
 from rpo.report import page
+from rpo.report.report import render_report
 from rpo.report.tables import to_csv
+from rpo.runs.folder import expanded, is_run
+from rpo.runs.locking import locked
+from rpo.runs.result import load_run
 
 TABLES = "tables.md"
 _REMEDY = "free some space, then run the same command again"
@@ -32,7 +37,37 @@ def read_reports(folder: Path) -> tuple[Results, list[GroupReport]]:
     return results, [report_on(group, results.suite) for group in results.groups]
 
 
-def write_report(folder: Path, out: Path | None = None, subjects: str | None = None) -> Path:
+def write_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    subjects: str | None = None,
+) -> Path:
+    """Writes the report of a benchmark's results, or of a run anew; returns the page's path.
+
+    out, subjects: of results, as for `write_results_report`; a run's report lies in the run.
+    UserError for a folder that is neither.
+    """
+    place = Path(folder)
+    if is_results(place):
+        return write_results_report(place, None if out is None else expanded(out), subjects)
+    if not is_run(place):
+        raise UserError(
+            f"{printable(place)}: neither a results folder, which has jobs/, nor a run; name one "
+            "of them"
+        )
+    if out is not None or subjects is not None:
+        flag = "--out" if out is not None else "--subjects"
+        raise UserError(
+            f"{flag}: {printable(place)} is a run, whose report lies in it; leave the flag out"
+        )
+    run = load_run(place)
+    with locked(run.path):
+        return run.folder.write_report(render_report(run.folder))
+
+
+def write_results_report(
+    folder: Path, out: Path | None = None, subjects: str | None = None
+) -> Path:
     """Writes the report into `out`, by default report/ of the results; returns the page's path.
 
     subjects: whose photos stand beside the drawings, as `load_suite` reads it; by default those of
