@@ -28,7 +28,7 @@ import rpo
 from rpo import events
 from rpo.cli import commands as cli
 from rpo.errors import UserError
-from rpo.events import Failed, Finished, Interrupted, StepDone, Stopped, Validated
+from rpo.events import Failed, Finished, Interrupted, Started, StepDone, Stopped, Validated
 from rpo.training.loop import Trainer
 from rpo.training.schedule import learning_rate
 
@@ -148,6 +148,24 @@ def test_an_interrupt_within_a_step_saves_the_steps_before(
     assert rpo.load_run(out).folder.summary()["step"] == done
     list(events_of(world, out, resume=True, method=ToyMethod))
     assert results(out) == results(whole)
+
+
+def test_an_interrupts_event_comes_before_what_was_raised(world: World, tmp_path: Path) -> None:
+    """Thrown in from outside, as a first Ctrl-C is; before anything is written, too."""
+    for number, (kind, step) in enumerate([(Started, 0), (StepDone, 1)]):
+        out = tmp_path / f"run {number}"
+        job = events_of(world, out, method=ToyMethod)
+        while not isinstance(next(job), kind):
+            pass
+        event = job.throw(KeyboardInterrupt())
+        assert isinstance(event, Interrupted)
+        assert event.step == step
+        assert event.number > 0
+        if step:
+            assert records_of(out)[-1] == events.to_record(event)
+        with pytest.raises(KeyboardInterrupt):
+            next(job)
+        assert out.exists() == bool(step)
 
 
 @pytest.mark.parametrize("where", ["waiting for the device", "before the weights change"])

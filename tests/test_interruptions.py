@@ -63,7 +63,7 @@ class Jobs:
         instant = chance.uniform(0, self.seconds)
         time.sleep(instant)
         process.kill()
-        said, error = process.communicate()
+        said, error = ended(process)
         if process.returncode == 0:
             assert '"finished"' in said
             return False
@@ -76,6 +76,15 @@ class Jobs:
         assert results(out) == results(self.whole)
         assert measured(out) == measured(self.whole)
         assert not list(out.rglob(".*"))
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What else it said, once it has ended. `communicate` would lose what is buffered already."""
+    assert process.stdout
+    assert process.stderr
+    said, error = process.stdout.read(), process.stderr.read()
+    process.wait()
+    return said, error
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +130,7 @@ def test_asked_to_stop_it_saves_and_ends_the_same(jobs: Jobs, tmp_path: Path, na
         process = jobs.start(out)
         time.sleep(random.Random(f"{name} {trial}").uniform(0, jobs.seconds / 2))
         process.send_signal(number)
-        said, error = process.communicate(timeout=300)
+        said, error = ended(process)
         assert "Traceback" not in error
         if process.returncode != 0:  # else it was done before
             assert process.returncode == 128 + number, error

@@ -23,7 +23,7 @@ from rpo.cli.options import (
 from rpo.config import SETTINGS, load_config
 from rpo.data.bundled import bundled_names
 from rpo.errors import UserError, printable
-from rpo.events import Failed, Finished, Started
+from rpo.events import Failed, Finished, Interrupted, Started
 from rpo.models.resolve import known_presets
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def _run_job(
                 if isinstance(event, Started):
                     for remark in remarks:
                         display.say(f"[yellow]warning:[/] {escape(printable(remark))}")
-                if stop.requested and not isinstance(event, Finished | Failed):
-                    events.close()  # saves last/
+                if stop.requested and not isinstance(event, Finished | Failed | Interrupted):
+                    display(events.throw(KeyboardInterrupt()))  # saves last/
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             message = "Interrupted; nothing was written."

@@ -16,16 +16,13 @@ from rpo.data.prompts import Prompt, chosen_prompts
 from rpo.data.subject import Subject
 from rpo.errors import UserError, printable
 from rpo.events import (
-    Drawn,
     Event,
     Failed,
     Finished,
     Interrupted,
-    Labelled,
     Notice,
     PhaseDone,
     Started,
-    StepDone,
     Stopped,
     Validated,
     to_record,
@@ -53,12 +50,6 @@ if TYPE_CHECKING:
     from rpo.runs.keeping import Keeper
 
 
-def _phase_of(event: Event) -> str:
-    """The phase that the work before an event belongs to."""
-    names = {Labelled: "labelling", Drawn: "sampling", StepDone: "training"}
-    return names.get(type(event), getattr(event, "phase", "validation"))
-
-
 class Job:
     """One session of one run: from its first step, or from its last checkpoint."""
 
@@ -72,6 +63,7 @@ class Job:
         self.log = Log(self.path.name)
         self._hashes: dict[str, dict[str, str]] = {}  # of the models' files, by role
         self.writes = False  # whether this session has begun to change the run
+        self.interrupted: Interrupted | None = None  # what was written of an end before the end
 
         parts.check(self.config, RunFolder(self.path) if self.resumes else None)
         if self.config.quantize != "no":
@@ -105,7 +97,8 @@ class Job:
             try:
                 remark = stack.enter_context(locked(self.path))
                 yield from self._session(remark)
-            except (GeneratorExit, KeyboardInterrupt):
+            except KeyboardInterrupt:
+                yield self.interrupted or self.log.stamp(Interrupted(self._saved_step()))
                 raise
             except Exception as error:
                 yield self._failed(error)
@@ -178,7 +171,7 @@ class Job:
             with naming_exhausted_memory():
                 yield from self._work(folder, method, reward, summary if lost else None)
         except (GeneratorExit, KeyboardInterrupt):
-            self._save_interrupted(folder)
+            self.interrupted = self._save_interrupted(folder)
             raise
         costs = self._log_costs(folder)
         self._report(folder)
@@ -205,9 +198,12 @@ class Job:
             photo_prompts=self.photo_prompts,
         )
 
-    def _save_interrupted(self, folder: RunFolder) -> None:
+    def _saved_step(self) -> int:
+        return int(RunFolder(self.path).summary().get("step", 0))
+
+    def _save_interrupted(self, folder: RunFolder) -> Interrupted:
         """Saves what there is, unless the weights are between two steps: then last/ stays."""
-        step, keeper = int(folder.summary().get("step", 0)), self.keeper
+        step, keeper = self._saved_step(), self.keeper
         if keeper and keeper.trainer.whole:
             for event in keeper.trainer.unreported():
                 self.log.write(folder, event)
@@ -216,8 +212,9 @@ class Job:
         elif keeper:
             keeper.wait()
         self._log_costs(folder)
-        self.log.write(folder, Interrupted(step))
+        interrupted = self.log.write(folder, Interrupted(step))
         self._report(folder)
+        return interrupted
 
     def _is_complete(self, summary: Mapping[str, Any]) -> bool:
         """Whether nothing is left to do: not after more steps or more patience were given."""
@@ -329,7 +326,7 @@ class Job:
                     keeper.wait()
                 state = None
         self.keeper = keeper
-        for event in self.meter.timed(trainer.run(), _phase_of):
+        for event in self.meter.timed(trainer.run()):
             if isinstance(event, Validated):
                 with self.meter.stretch("saving"):
                     if event.improved:
@@ -344,7 +341,7 @@ class Job:
             yield event
         if self.config.quantize != "no":
             again = redraw(Run(self.path, _unquantised=True), self.validation, reward)
-            for event in self.meter.timed(again, _phase_of):
+            for event in self.meter.timed(again):
                 yield self.log.write(folder, event, "unquantised")
 
     @staticmethod
@@ -365,7 +362,7 @@ class Job:
         def events() -> Iterator[Event]:
             data.append((yield from method.prepare()))
 
-        for event in self.meter.timed(events(), _phase_of):
+        for event in self.meter.timed(events()):
             with self.meter.stretch("saving"):
                 event = self.log.write(folder, event, "training")
             yield event

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rpo.errors import UserError
+from rpo.events import Drawn, Event, Labelled, StepDone
 
 # What PyTorch says on CUDA and MPS, and on the CPU of Linux, macOS and Windows.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -87,7 +87,7 @@ class Meter:
             self._mark = max(self._mark, mark or 0.0)
             self.costs.setdefault(stretch.phase, Cost()).add(seconds, memory, _gpu_peak())
 
-    def timed(self, events: Iterable[Any], phase_of: Callable[[Any], str]) -> Iterator[Any]:
+    def timed(self, events: Iterable[Event]) -> Iterator[Event]:
         """The events, the work before each booked to its phase."""
         iterator = iter(events)
         while True:
@@ -95,8 +95,14 @@ class Meter:
                 event = next(iterator, None)
                 if event is None:
                     return
-                stretch.phase = phase_of(event)
+                stretch.phase = _phase_of(event)
             yield event
+
+
+def _phase_of(event: Event) -> str:
+    """The phase that the work before an event belongs to."""
+    names = {Labelled: "labelling", Drawn: "sampling", StepDone: "training"}
+    return names.get(type(event), getattr(event, "phase", "validation"))
 
 
 def _high_water() -> float | None:
