@@ -1,4 +1,4 @@
-"""The page's document is made once for each name of the machine, and for nothing else."""
+"""What every visit fetches is made once for each name of the machine and encoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app_home import PORT, ask
 
 pytest.importorskip("gradio")
 
-from rpo.app.front import Front
+from rpo.app.front import PAGES, Front
 
 HERE, THERE = f"127.0.0.1:{PORT}", f"localhost:{PORT}"
 
@@ -35,7 +35,7 @@ def test_the_same_document_for_all_who_come_by_one_name() -> None:
 @pytest.mark.parametrize(
     ("path", "method", "headers", "query"),
     [
-        ("/theme.css", "GET", {}, ""),
+        ("/config", "GET", {}, ""),
         ("/", "HEAD", {}, ""),
         ("/", "GET", {}, "token=a"),
         ("/", "GET", {"x-forwarded-host": "evil.example"}, ""),
@@ -51,6 +51,13 @@ def test_what_could_differ_is_asked_for_each_time(
     assert ask(app).body == b"3"  # and it is not kept for those who ask plainly
 
 
+def test_each_file_and_each_encoding_has_its_own() -> None:
+    app = Front(Counting())
+    packed = {"accept-encoding": "br"}
+    bodies = [ask(app, p, headers=h).body for p in PAGES for h in ({}, packed, {}, packed)]
+    assert bodies == [b"1", b"2", b"1", b"2", b"3", b"4", b"3", b"4", b"5", b"6", b"5", b"6"]
+
+
 def test_a_failure_is_not_kept() -> None:
     app = Front(Counting(500))
     assert [ask(app).body for _ in range(2)] == [b"1", b"2"]
@@ -60,4 +67,4 @@ def test_many_names_take_no_more_memory() -> None:
     app = Front(Counting())
     for number in range(100):
         ask(app, headers={"host": f"10.0.0.{number}:{PORT}"})
-    assert len(app._kept) <= 16
+    assert len(app._kept) <= 48

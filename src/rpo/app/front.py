@@ -1,26 +1,28 @@
-"""The page's document is made once: Gradio would build the same text anew for every visit."""
+"""The page is made once: Gradio would build and compress the same text anew for every visit."""
 
 from __future__ import annotations
 
 from rpo.app.safety import App, Message, Receive, Send
 
-_MOST = 16  # names of this machine under which the page is asked for
+Visit = tuple[str, bytes, bytes]  # path, Host, Accept-Encoding
+PAGES = ("/", "/theme.css", "/rpo/page.css")  # what every visit fetches, and no visit changes
+_MOST = 48  # answers: by the names of this machine that are used, and by encodings
 
 
 class Front:
-    """Answers for the document as the application behind it did first; the rest passes."""
+    """Answers for the page as the application behind it did first; the rest passes."""
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._kept: dict[bytes, list[Message]] = {}
+        self._kept: dict[Visit, list[Message]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        host = _asks_for_document(scope)
-        if host is None:
+        visit = _plain_visit(scope)
+        if visit is None:
             await self._app(scope, receive, send)
             return
-        if host not in self._kept:
+        if visit not in self._kept:
             answer: list[Message] = []
 
             async def keep(message: Message) -> None:
@@ -31,16 +33,16 @@ class Front:
                 for message in answer:
                     await send(message)
                 return
-            self._kept[host] = answer
-        for message in self._kept[host]:
+            self._kept[visit] = answer
+        for message in self._kept[visit]:
             await send(dict(message))
 
 
-def _asks_for_document(scope: Message) -> bytes | None:
-    """The Host of a plain visit. None for other requests, and where a header could change it."""
-    if scope["type"] != "http" or (scope["method"], scope["path"]) != ("GET", "/"):
+def _plain_visit(scope: Message) -> Visit | None:
+    """What an answer to it depends on; None for other requests, and where more could change it."""
+    if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] not in PAGES:
         return None
     headers = {name.lower(): value for name, value in scope["headers"]}
     if scope["query_string"] or any(name.startswith(b"x-forwarded") for name in headers):
         return None
-    return headers.get(b"host")
+    return scope["path"], headers.get(b"host", b""), headers.get(b"accept-encoding", b"")
