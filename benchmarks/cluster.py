@@ -5,7 +5,7 @@
 Three measurements, in this order:
 
     runner      its processor seconds a job, with files, and its memory at a tenth and at the end
-    one, two    jobs a minute with one and with two worker processes, single-threaded; each job
+    one, two    jobs a minute with one and with two workers (--executor), single-threaded; each job
                 computes for `--seconds` of processor time
     resume      seconds until a session that finds everything done has ended
 
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rpo.bench.executors.executor import Heard, Work, work_on
+from rpo.bench.executors.executor import Executor, Heard, Work, work_on
 from rpo.bench.executors.local import LocalExecutor
 from rpo.bench.order import Order
 from rpo.bench.records import Job, JobResult, write_result
@@ -115,9 +115,18 @@ def runner_cost(folder: Path, count: int) -> dict[str, float]:
     }
 
 
-def jobs_a_minute(folder: Path, workers: int, count: int, seconds: float) -> float:
-    """With that many processes, which have begun before the clock does."""
-    executor = LocalExecutor(workers, load_stub)
+def start_workers(kind: str, workers: int) -> Executor:
+    """That many, of this machine."""
+    if kind == "local":
+        return LocalExecutor(workers, load_stub)
+    from rpo.bench.executors.ray import Needs, RayExecutor
+
+    return RayExecutor(workers, load_stub, None, Needs())
+
+
+def jobs_a_minute(kind: str, folder: Path, workers: int, count: int, seconds: float) -> float:
+    """With that many workers, which have begun before the clock does."""
+    executor = start_workers(kind, workers)
     warm = [make_order(number, folder / "warm", 0.5) for number in range(workers)]
     for order in warm:
         executor.submit(order)
@@ -138,6 +147,7 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--executor", choices=("local", "ray"), default="local", help="of these")
     parser.add_argument("--pairs", type=int, default=20, help="jobs of the comparison")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each of these")
     given = parser.parse_args(words)
@@ -146,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> int:
         found |= runner_cost(Path(folder, "stubs"), given.jobs)
         for workers in (1, 2):
             place = Path(folder, f"workers-{workers}")
-            rate = jobs_a_minute(place, workers, given.pairs, given.seconds)
+            rate = jobs_a_minute(given.executor, place, workers, given.pairs, given.seconds)
             found[f"jobs_a_minute_{workers}"] = rate
     found["speedup"] = found["jobs_a_minute_2"] / found["jobs_a_minute_1"]
     print(json.dumps({key: round(value, 2) for key, value in found.items()}, indent=1))
