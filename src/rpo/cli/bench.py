@@ -56,13 +56,19 @@ def bench(
     small: Annotated[
         bool, typer.Option("--small", help="The suite's small version, to try it out.")
     ] = False,
-    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row; again.")] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--row", metavar="ROW", help="Only this row; repeat it for more."),
+    ] = None,
     names: Annotated[
-        list[str] | None, typer.Option("--name", help="Only this subject; again.")
+        list[str] | None,
+        typer.Option("--name", metavar="SUBJECT", help="Only this subject; repeat it for more."),
     ] = None,
     seeds: Annotated[
         list[int] | None,
-        typer.Option("--seed", min=0, help="Only this seed, in the suite's place; again."),
+        typer.Option(
+            "--seed", min=0, metavar="N", help="This seed, not the suite's; repeat it for more."
+        ),
     ] = None,
     held_out: Annotated[
         bool,
