@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from jobs import World, measured, results
+from jobs import World, make_world, measured, results
 
 from rpo.cli import commands as cli
 
@@ -28,6 +28,7 @@ main()
 """
 # the last weights are the kept ones, so that all that was learned is compared
 LENGTH = {"steps": 8, "every": 2, "validation.keep": "last"}
+KINDS = {"full": {}, "lora": {"training.weights": "lora", "lora.rank": 2}, "flow": {}}
 KILLS_A_RUN = 5
 
 
@@ -36,11 +37,12 @@ class Jobs:
     """One job's command; whole: what it makes when it is left alone, in so many seconds."""
 
     world: World
+    kind: str
     whole: Path
     seconds: float = 0.0
 
     def command(self, out: Path) -> list[str]:
-        flags = self.world.flags(**LENGTH)
+        flags = self.world.flags(**LENGTH, **KINDS[self.kind])
         return ["train", str(self.world.photos), *flags, "--resume", "--out", str(out)]
 
     def start(self, out: Path) -> subprocess.Popen[str]:
@@ -88,8 +90,15 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def jobs(world: World) -> Jobs:
-    jobs = Jobs(world, world.root / "left alone")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
+    root = tmp_path_factory.mktemp("kleine Welt")
+    full = make_world(root / "full")
+    return {"full": full, "lora": full, "flow": make_world(root / "flow", "sd3-without-t5")}
+
+
+@pytest.fixture(scope="module")
+def jobs(worlds: dict[str, World], request: pytest.FixtureRequest) -> Jobs:
+    jobs = Jobs(worlds[request.param], request.param, worlds["full"].root / request.param)
     process = jobs.start(jobs.whole)
     start = time.monotonic()
     _, error = process.communicate()
@@ -99,9 +108,15 @@ def jobs(world: World) -> Jobs:
 
 
 @pytest.mark.parametrize(
-    "trials",
-    [range(5), pytest.param(range(5, 50), marks=pytest.mark.slow)],
-    ids=lambda trials: f"{len(trials)} kills",
+    ("jobs", "trials"),
+    [
+        ("full", range(5)),
+        pytest.param("full", range(5, 50), marks=pytest.mark.slow),
+        pytest.param("lora", range(50), marks=pytest.mark.slow),
+        pytest.param("flow", range(50), marks=pytest.mark.slow),
+    ],
+    ids=lambda given: given if isinstance(given, str) else f"{len(given)} kills",
+    indirect=["jobs"],
 )
 def test_killed_at_random_instants_it_ends_the_same(
     jobs: Jobs, tmp_path: Path, trials: range
@@ -122,6 +137,7 @@ def test_killed_at_random_instants_it_ends_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("jobs", [*KINDS], indirect=True)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_asked_to_stop_it_saves_and_ends_the_same(jobs: Jobs, tmp_path: Path, name: str) -> None:
     number = signal.Signals[name]
