@@ -44,6 +44,7 @@ OTHER = {
     "online.pictures": 3,
     "online.steps": 12,
     "online.late": 2,
+    "online.depth": 3,
     "online.shift": 0.1,
     "online.decoder": "tiny",
     "method": "dpo",

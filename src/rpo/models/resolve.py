@@ -83,7 +83,7 @@ def base_preset(name: str) -> str:
             return "paper"
         family = FAMILIES.get(read_index(folder).get("_class_name", ""))
         return family.preset(partial(_configuration, folder)) if family else "paper"
-    except UserError:
+    except (UserError, OSError):  # a name that no file can have, too
         return "paper"
 
 
