@@ -200,3 +200,16 @@ def test_second_signal_stops_at_once() -> None:
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["report.html", "images/overview.png"])
+def test_killed_before_its_report_a_finished_run_gets_it(
+    world: World, done: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    (out / name).unlink()
+    arguments = ["train", str(world.photos), *world.flags(), "--resume", "--quiet"]
+    assert cli.run([*arguments, "--out", str(out)]) == 0
+    assert (out / name).is_file()
+    assert results(out) == results(done)

@@ -49,6 +49,7 @@ CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 REPORT = "report.html"
+OVERVIEW = "images/overview.png"
 BEST_CARD = "rpo.json"  # in best/: which step it is, how to draw with it, which files are ours
 OLD_BEST, NEW_BEST = ".best.old", ".best.new"
 _FILES = (
@@ -182,6 +183,11 @@ class RunFolder:
         """Replaces report.html."""
         return self._write_text(REPORT, html)
 
+    @property
+    def has_report(self) -> bool:
+        """Whether a session that ended has left its report and its overview."""
+        return (self.path / REPORT).exists() and (self.path / OVERVIEW).exists()
+
     # --- metrics -------------------------------------------------------------------------
 
     def record(self, record: Mapping[str, Any]) -> None:
@@ -275,7 +281,7 @@ class RunFolder:
 
     def save_overview(self, picture: Image.Image) -> Path:
         """Replaces images/overview.png."""
-        file = self.path / "images" / "overview.png"
+        file = self.path / OVERVIEW
         with replacing(file) as temporary:
             save_png(picture, temporary, {})
         return file

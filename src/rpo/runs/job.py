@@ -142,6 +142,8 @@ class Job:
             yield self.log.stamp(Notice(text))
         complete = self._is_complete(summary)
         if complete and not lost:
+            if not folder.has_report:  # it was killed when all but this was done
+                self._report(folder)
             yield self._finished(folder)
             return
         if self.resumes:
