@@ -22,7 +22,6 @@ from rpo.config.methods import METHODS
 from rpo.learners.learner import Learner
 from rpo.methods.losses import improvement, preference_loss
 from rpo.methods.online import Online, Rewarded
-from rpo.models.sampling import draw_with_gradient
 from rpo.rewards.harmonic import preference_probability
 from rpo.seeds import make_generator
 
@@ -52,16 +51,7 @@ class OwnPairs(Online):
     @torch.no_grad()
     def judged(self, learner: Learner, rows: list[int], seeds: list[int]) -> tuple[Tensor, Tensor]:
         """(2N, C, h, w) drawings, and (N,) how surely each of the first N is preferred."""
-        settings, reward = self.config.validation, self.config.reward
-        latents = draw_with_gradient(
-            self.backbone,
-            learner.denoiser,
-            self.told[rows],
-            seeds,
-            steps=self.config.online.steps,
-            guidance_scale=settings.guidance_scale,
-            scheduler=settings.scheduler,
-        )
+        reward, latents = self.config.reward, self.draw(learner, rows, seeds)
         pictures = self.backbone.decode(latents)
         scores = self.task.reward.score(pictures, [self.task.prompts[k].plain for k in rows])
         value = scores.combine(self.config.online.lambda_online, reward.mean)

@@ -106,21 +106,28 @@ class Online(Method):
         loss = found.loss - self.config.online.weight * reward
         return Terms(loss, {**found.figures, "drawing_reward": reward.detach()})
 
-    def reward(self, learner: Learner, batch: Rewarded) -> Tensor:
-        """Mean r_λ of the batch's drawings by the present model, a scalar with gradient."""
+    def draw(
+        self, learner: Learner, rows: list[int], seeds: list[int], before_end: int = 1
+    ) -> Tensor:
+        """(P, C, h, w) latents of the present model's drawings of these training prompts."""
         settings, drawing = self.config.online, self.config.validation
-        rows = batch.prompts.tolist()
-        latents = draw_with_gradient(
+        return draw_with_gradient(
             self.backbone,
             learner.denoiser,
             self.told[rows],
-            batch.seeds.tolist(),
+            seeds,
             steps=settings.steps,
             guidance_scale=drawing.guidance_scale,
             scheduler=drawing.scheduler,
-            before_end=int(batch.before_end[0]),
+            before_end=before_end,
             depth=settings.depth,
         )
+
+    def reward(self, learner: Learner, batch: Rewarded) -> Tensor:
+        """Mean r_λ of the batch's drawings by the present model, a scalar with gradient."""
+        settings, rows = self.config.online, batch.prompts.tolist()
+        before_end = int(batch.before_end[0])
+        latents = self.draw(learner, rows, batch.seeds.tolist(), before_end)
         pictures = self.backbone.decode_with_gradient(
             latents, self.config.training.checkpointing, self.tiny
         )
