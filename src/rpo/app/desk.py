@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rpo.app import pieces
 from rpo.app.drawing import Drawer
 from rpo.app.home import AGAIN, Home
 from rpo.app.jobs import Queue
@@ -55,3 +56,10 @@ def told(handler: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
         return None, str(error)
     except OSError as error:
         return None, error.strerror or type(error).__name__
+
+
+def told_in_time(meanwhile: str, handler: Callable[..., str], *arguments: Any) -> Iterator[str]:
+    """A line for as long as a handler works; then the HTML that it gives, or its problem."""
+    yield pieces.note(meanwhile)
+    found, problem = told(handler, *arguments)
+    yield found or pieces.problem(problem)

@@ -22,20 +22,24 @@ class Front:
         if visit is None:
             await self._app(scope, receive, send)
             return
-        if visit not in self._kept:
-            answer: list[Message] = []
-
-            async def keep(message: Message) -> None:
-                answer.append(message)
-
-            await self._app(scope, receive, keep)
-            if answer[0].get("status") != 200 or len(self._kept) >= _MOST:
-                for message in answer:
-                    await send(message)
-                return
-            self._kept[visit] = answer
-        for message in self._kept[visit]:
+        answer = self._kept.get(visit)
+        if answer is None:
+            answer = await _answer(self._app, scope, receive)
+            if answer[0].get("status") == 200 and len(self._kept) < _MOST:
+                self._kept[visit] = answer
+        for message in answer:
             await send(dict(message))
+
+
+async def _answer(app: App, scope: Message, receive: Receive) -> list[Message]:
+    """All that an application answers."""
+    said: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        said.append(message)
+
+    await app(scope, receive, keep)
+    return said
 
 
 def _plain_visit(scope: Message) -> Visit | None:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from rpo.app import pieces
 from rpo.app.commands import run_module
-from rpo.app.desk import Desk, told
+from rpo.app.desk import Desk, told, told_in_time
 from rpo.app.drawing import Wish
 from rpo.app.form import QUICK, shown
 from rpo.app.generated import drawn_by
@@ -116,10 +116,7 @@ class Library:
             alt = f"{subject}: photos, then pictures before and after"
             picture = f'<img src="{source}" alt="{pieces.text(alt)}" loading="lazy">'
         if (place / REPORT).is_file():
-            report = (
-                f'<a href="{pieces.address("report", name)}" target="_blank" rel="noopener">'
-                f'Open the report<span class="unseen"> of {pieces.text(name)}</span></a>'
-            )
+            report = pieces.report_link(pieces.address("report", name), name)
         return (
             f"<li>{picture}<div><b>{pieces.text(name)}</b>"
             f'<p class="hint">{pieces.text(words)}</p>{report}</div></li>'
@@ -171,9 +168,7 @@ class Library:
 
     def download(self, name: str | None, to: str, dtype: str) -> Iterator[str]:
         """Exports a run and offers it as one file."""
-        yield pieces.note("Writing the weights …")
-        link, problem = told(self._export, name, to, dtype)
-        yield link or pieces.problem(problem)
+        yield from told_in_time("Writing the weights …", self._export, name, to, dtype)
 
     def _export(self, name: str | None, to: str, dtype: str) -> str:
         path = self.desk.home.run(name)

@@ -241,11 +241,15 @@ def _cell(cell: str) -> str:
     return text(cell)
 
 
+def report_link(address: str, of: str = "") -> str:
+    """A link to a report; of: whose it is, for those who do not see what it stands by."""
+    whose = f'<span class="unseen"> of {text(of)}</span>' if of else ""
+    return f'<a href="{address}" target="_blank" rel="noopener">Open the report{whose}</a>'
+
+
 def figures(found: Mapping[str, Any], report: str = "") -> str:
     """All tables of some results. report: the address of their page, "" for none."""
-    link = ""
-    if report:
-        link = f'<p><a href="{report}" target="_blank" rel="noopener">Open the report</a></p>'
+    link = f"<p>{report_link(report)}</p>" if report else ""
     tables = "".join(table(one, not place) for place, one in enumerate(found["tables"]))
     return f'<div class="panel figures"><h3>{text(found["title"])}</h3>{link}{tables}</div>'
 

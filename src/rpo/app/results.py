@@ -10,7 +10,7 @@ import gradio as gr
 
 from rpo.app import pieces
 from rpo.app.commands import ask_module, run_module
-from rpo.app.desk import Desk, told
+from rpo.app.desk import Desk, told, told_in_time
 from rpo.app.form import QUICK, shown
 from rpo.bench.records import FOLDER, PAGE, is_results
 
@@ -51,9 +51,7 @@ class Results:
 
     def show(self, name: str | None) -> Iterator[str]:
         """The tables of figures."""
-        yield pieces.note("Reading the figures …")
-        found, problem = told(self._read, name)
-        yield found or pieces.problem(problem)
+        yield from told_in_time("Reading the figures …", self._read, name)
 
     def _read(self, name: str | None) -> str:
         path = self.desk.home.result(name)
@@ -66,12 +64,9 @@ class Results:
 
     def write(self, name: str | None) -> Iterator[str]:
         """Makes the report of a benchmark anew, as `rpo report` does."""
-        yield pieces.note("Writing the report …")
-        link, problem = told(self._write, name)
-        yield link or pieces.problem(problem)
+        yield from told_in_time("Writing the report …", self._write, name)
 
     def _write(self, name: str | None) -> str:
         path = self.desk.home.result(name)
         run_module(["rpo", "report", str(path)])
-        address = self._address(name, path)
-        return f'<p class="note"><a href="{address}" target="_blank">Open the report</a></p>'
+        return f'<p class="note">{pieces.report_link(self._address(name, path))}</p>'
