@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from rpo import events
+from rpo.data.prompts import photo_texts
 from rpo.errors import printable
 from rpo.report.page import duration
 from rpo.runs.result import Run
@@ -110,7 +111,7 @@ class Bars(AbstractContextManager["Bars"]):
         if event.resumed_at is not None:
             self.say(f"Continuing after step {event.resumed_at}.")
         for name, prompts in (
-            ("photos", [p or event.reference_prompt for p in event.photo_prompts or ("",)]),
+            ("photos", photo_texts(event.photo_prompts, event.reference_prompt)),
             ("training", event.training_prompts),
             ("validation", event.validation_prompts),
         ):

@@ -6,7 +6,7 @@ searches a finished text for the identifier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -21,6 +21,14 @@ BUILT_IN = ("paper", "emojiland")
 SPLITS = ("training", "validation", "test")
 KINDS = ("live", "object")
 REFERENCE_TEMPLATE = "a photo of {}"  # the paper's prompt for every reference photo
+
+
+def photo_texts(captions: Sequence[str], reference: str) -> list[str]:
+    """What the photos are told by: one prompt for all, or each photo's own where some have one.
+
+    captions: a photo's own prompt or "" each, or none at all; reference: that of the others.
+    """
+    return [caption or reference for caption in captions] or [reference]
 
 
 @dataclass(frozen=True)

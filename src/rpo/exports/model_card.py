@@ -11,7 +11,7 @@ from typing import Any
 
 from rpo.about import __version__
 from rpo.config import FLOW_SOLVER, METHODS
-from rpo.data.prompts import Prompt
+from rpo.data.prompts import Prompt, photo_texts
 from rpo.exports.lora_file import Adapter
 from rpo.models.families import FAMILIES, Family
 from rpo.models.resolve import EMBEDDED
@@ -174,11 +174,10 @@ def file_metadata(export: Export) -> dict[str, str]:
 
 def _told(export: Export) -> dict[str, int]:
     """How many photos were told by each prompt, those with a caption by their own."""
-    records = export.run.folder.records()
-    started = next((record for record in records if record["event"] == "started"), {})
-    photos = len(export.run.folder.environment()["subject"]["photos"])
-    captions = started.get("photo_prompts") or [""] * photos
-    return dict(Counter(caption or export.prompt for caption in captions))
+    folder = export.run.folder
+    photos = len(folder.environment()["subject"]["photos"])
+    captions = folder.started().get("photo_prompts") or [""] * photos
+    return dict(Counter(photo_texts(captions, export.prompt)))
 
 
 # --- README.md ---------------------------------------------------------------------------

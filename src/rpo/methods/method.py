@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo.config import Config
-from rpo.data.prompts import Prompt
+from rpo.data.prompts import Prompt, photo_texts
 from rpo.errors import UserError
 from rpo.events import Event
 from rpo.models.backbone import Backbone
@@ -159,8 +159,7 @@ class Method(ABC):
     @property
     def photo_texts(self) -> list[str]:
         """What the photos are told by: one prompt for all, or each photo's own."""
-        plain = self.task.reference.conditioning
-        return [caption or plain for caption in self.task.photo_prompts] or [plain]
+        return photo_texts(self.task.photo_prompts, self.task.reference.conditioning)
 
     @staticmethod
     def photo_conditions(conditions: Conditions, photos: Tensor) -> Conditions:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rpo.about import ASSETS
 from rpo.config import SETTINGS, Config, value_of
+from rpo.data.prompts import photo_texts
 from rpo.exports.token_files import find_token, loading_lines
 from rpo.models.resolve import EMBEDDED, resolve_model
 from rpo.reading import read_text
@@ -353,8 +354,8 @@ def _pre(file: Path) -> str:
 
 
 def _prompt_lists(started: Mapping[str, Any]) -> str:
-    captions = started.get("photo_prompts") or ("",)
-    lists = [("Photos", [caption or started["reference_prompt"] for caption in captions])]
+    captions = started.get("photo_prompts", ())
+    lists = [("Photos", photo_texts(captions, started["reference_prompt"]))]
     lists += [("Training", started["training_prompts"])]
     lists += [("Validation", started["validation_prompts"])]
     return "".join(

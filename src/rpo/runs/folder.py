@@ -201,6 +201,10 @@ class RunFolder:
         """All events so far, but a damaged end. Raises UserError for a line damaged elsewhere."""
         return self._read_records()[0]
 
+    def started(self) -> Mapping[str, Any]:
+        """The first event; empty before it is written. UserError as `records`."""
+        return next((r for r in self.records() if r["event"] == "started"), {})
+
     def damaged_end(self) -> str:
         """What is wrong with the last lines of metrics.jsonl; empty for nothing."""
         return self._read_records()[1]

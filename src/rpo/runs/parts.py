@@ -63,8 +63,7 @@ class Parts:
         if self.reward is not None:
             now = type(self.reward).__name__
         if "reward" not in resumed.environment()["models"]:
-            starts = (r["reward_model"] for r in resumed.records() if r["event"] == "started")
-            before = next(starts, now)
+            before = resumed.started().get("reward_model", now)
         if now != before:
             raise UserError(
                 f"--resume: {resumed.path} was made with the reward {before}, not {now}; give the "

@@ -99,7 +99,7 @@ def check_unchanged(
                     f"--resume: {file} is not the file that {folder.path} was made with; "
                     "put that model back, or start a new run"
                 )
-    started = next((r for r in folder.records() if r["event"] == "started"), {})
+    started = folder.started()
     for key, texts in prompts.items():
         if started.get(key, list(texts)) != list(texts):
             raise UserError(
